@@ -1,0 +1,215 @@
+"""The tree of settings: frozen, validated, and public in every field.
+
+Nothing here is computed from private data. Defaults are the paper's MNIST settings (Dockhorn et
+al., TMLR 2023, appendix); the presets are its rows or this project's own.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _not_boolean(value: Any) -> Any:
+    """YAML's ``yes`` must not become one training step."""
+    if isinstance(value, bool):
+        raise ValueError("is true or false where a number belongs")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_not_boolean)]
+Real = Annotated[float, BeforeValidator(_not_boolean)]
+Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[Real, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[Integer, Field(ge=0)]
+PositiveCount = Annotated[Integer, Field(ge=1)]
+SamplerName = Literal["churn", "heun", "ddim", "ddim-stochastic"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class DataConfig(_Section):
+    """Which images, and what is declared public about them."""
+
+    spec: str | None = Field(
+        None, description="name or path of the training images; --data overrides it"
+    )
+    image_size: Annotated[Integer, Field(ge=4, le=1024)] | None = Field(
+        None, description="centre crop and resize to this many pixels a side"
+    )
+    channels: Annotated[Integer, Field(ge=1, le=4)] | None = Field(
+        None, description="convert to this many channels (1 grey, 3 RGB)"
+    )
+    on_error: Literal["fail", "skip"] = Field(
+        "fail", description="what to do with an unreadable image"
+    )
+    public_size: PositiveCount | None = Field(
+        None, description="declared number of images; unset, the exact count is treated as public"
+    )
+
+
+class PrivacyConfig(_Section):
+    """The promise."""
+
+    enabled: bool = Field(True, description="false trains without clipping and noise, and says so")
+    epsilon: Positive = 10.0
+    delta: Annotated[Real, Field(gt=0, lt=1)] = 1e-5
+    accountant: Literal["pld", "rdp"] = "pld"
+    max_grad_norm: Positive = Field(1.0, description="clipping norm C of a unit's gradient")
+    unit: Literal["image"] = Field("image", description="what is protected")
+    noise_seed: Integer | None = Field(
+        None, description="fixes noise and sampling: reproducible, and not private"
+    )
+
+
+class ViewsConfig(_Section):
+    """Noisy copies of a unit averaged before clipping (noise multiplicity, paper eq. 7)."""
+
+    count: PositiveCount = 32
+    law: Literal["iid", "stratified", "stratified-antithetic"] = "iid"
+
+
+class PriorConfig(_Section):
+    """Noised class statistics and the mixture of Gaussians fitted to them."""
+
+    enabled: bool = False
+    share: Annotated[Real, Field(gt=0, le=1)] = Field(
+        0.5,
+        description="share of epsilon for the statistics; all of it where training.steps=0",
+    )
+    dimension: PositiveCount | None = Field(
+        None, description="number of low DCT frequencies modelled; unset, a public rule"
+    )
+    clusters: PositiveCount | None = Field(
+        None, description="Gaussians per class; unset, a public rule"
+    )
+
+
+class WarmupConfig(_Section):
+    """Training on samples of the prior, before any private gradient: post-processing."""
+
+    steps: Count = 0
+    batch_size: PositiveCount = 256
+    learning_rate: Positive = 1e-3
+    pool: PositiveCount = Field(20_000, description="prior samples drawn to train on")
+
+
+class DiffusionConfig(_Section):
+    """The triplet (preconditioning, noise distribution, loss weight) and the base."""
+
+    config: Literal["vp", "ve", "v", "edm"] = "edm"
+    base: Literal["auto", "skip", "prior"] = Field(
+        "auto",
+        description="what the network corrects: c_skip x or the prior; auto: prior if enabled",
+    )
+
+
+class NetworkConfig(_Section):
+    """The DDPM++ U-Net."""
+
+    base_channels: PositiveCount = 32
+    multipliers: tuple[PositiveCount, ...] = (1, 2, 2)
+    blocks: PositiveCount = Field(2, description="residual blocks a level")
+    attention: tuple[PositiveCount, ...] = Field(
+        (7,), description="resolutions with self-attention"
+    )
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    patch: PositiveCount = Field(1, description="pixel-unshuffle factor before the network")
+    label_dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.1, description="share of views trained without their label, for guidance"
+    )
+
+
+class TrainingConfig(_Section):
+    """DP-SGD and its optimiser."""
+
+    batch_size: PositiveCount = Field(
+        4096, description="expected units per step, B; q = B / public size"
+    )
+    steps: Count = Field(4394, description="steps the noise is planned for")
+    max_steps: Count | None = Field(
+        None, description="stop earlier, with the epsilon actually spent"
+    )
+    microbatch: PositiveCount = Field(64, description="units per forward and backward pass")
+    learning_rate: Positive = 3e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    ema_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.999
+    checkpoint_every: PositiveCount = 100
+    seed: Annotated[Integer, Field(ge=0)] = Field(
+        0, description="initialisation, views and warm-up"
+    )
+
+
+class SamplerSettings(_Section):
+    """One way to sample; names and units of Karras et al. 2022, Algorithm 2."""
+
+    sampler: SamplerName = "churn"
+    steps: PositiveCount = 40
+    guidance: NonNegative = 0.0
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 7.0
+    s_churn: NonNegative = 0.0
+    s_min: NonNegative = 0.0
+    s_max: Positive = 1e9
+    s_noise: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError("sigma_min must be below sigma_max")
+        return self
+
+
+class SamplingConfig(SamplerSettings):
+    """How the release's own samples are drawn, and other settings of the paper by name."""
+
+    count: PositiveCount = Field(1000, description="images in release/samples.npz")
+    batch_size: PositiveCount = 500
+    alternatives: dict[str, SamplerSettings] = Field(
+        default_factory=dict, description="named settings for `dpdm sample --settings NAME`"
+    )
+
+
+class EvaluationConfig(_Section):
+    """What `dpdm run` measures, on the private side."""
+
+    classifiers: bool = True
+    seeds: PositiveCount = 1
+    stages: bool = Field(
+        True, description="also measure the prior alone and the network after warm-up"
+    )
+
+
+class Config(_Section):
+    """The whole tree of a run."""
+
+    name: str = "custom"
+    about: str = ""
+    data: DataConfig = DataConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    views: ViewsConfig = ViewsConfig()
+    prior: PriorConfig = PriorConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.diffusion.base == "prior" and not self.prior.enabled:
+            raise ValueError("diffusion.base=prior needs prior.enabled=true")
+        if self.training.steps == 0 and not self.prior.enabled and self.warmup.steps == 0:
+            raise ValueError(
+                "training.steps=0 with prior.enabled=false releases nothing; set one of them"
+            )
+        if self.warmup.steps and not self.prior.enabled:
+            raise ValueError(
+                "warmup.steps needs prior.enabled=true: there is nothing to warm up on"
+            )
+        return self
