@@ -1,0 +1,166 @@
+"""The parts of the DDPM++ U-Net: residual block, self-attention, noise embedding.
+
+The recipe is that of NCSN++/DDPM++ in Song et al. 2021 (arXiv 2011.13456, appendix H): BigGAN
+residual blocks that resample inside, group normalisation, swish, sums rescaled by 1/sqrt(2), last
+convolutions that start at zero. Whatever has parameters is a plain ``torch.nn`` layer called once a
+forward pass, and nothing mixes the images of a batch: per-unit gradients are defined and cheap.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Resample = Literal["down", "up"]
+
+_RESCALE = math.sqrt(0.5)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with min(channels / 4, 32) groups and epsilon 1e-6.
+
+    Where that number does not divide the channels (it does for every width of the paper), the
+    largest smaller one that does.
+    """
+    most = max(1, min(channels // 4, 32))
+    groups = next(groups for groups in range(most, 0, -1) if channels % groups == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
+    """A convolution of size 3 that keeps the image's size."""
+    return nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1)
+
+
+def resampled(x: Tensor, resample: Resample | None) -> Tensor:
+    """``x`` (N, C, H, W) at half ("down": mean of 2x2) or double ("up": nearest) resolution."""
+    if resample == "down":
+        return F.avg_pool2d(x, kernel_size=2)
+    if resample == "up":
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return x
+
+
+def rescaled_sum(x: Tensor, y: Tensor) -> Tensor:
+    """(x + y) / sqrt(2): the variance of a sum of two independent signals, kept."""
+    # In place on the fresh sum only: neither input is touched, and one image-sized copy is saved.
+    return (x + y).mul_(_RESCALE)
+
+
+class NoiseEmbedding(nn.Module):
+    """Sinusoidal features of c_noise (N,): sines, then cosines, ``features`` in all, (N, features).
+
+    Angular frequencies run geometrically from ``first`` to ``last``, both included: 1 to 1/10000 in
+    Vaswani et al. 2017, DDPM and the paper. No parameters; the frequencies are rebuilt, not stored
+    with the weights.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, features: int, first: float = 1.0, last: float = 1e-4) -> None:
+        super().__init__()
+        exponents = torch.linspace(math.log(first), math.log(last), features // 2)
+        self.register_buffer("frequencies", exponents.exp(), persistent=False)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        angles = c_noise.to(self.frequencies.dtype)[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """BigGAN residual block: norm, swish, resample, conv, + shift, norm, swish, dropout, conv.
+
+    ``forward(x (N, C_in, H, W), embedding (N, E))`` returns (N, C_out, H', W'), where H' and W' are
+    H and W, halved or doubled by ``resample``. ``embedding`` (already through its swish) moves each
+    channel by its own amount. Where channels or resolution change, the shortcut is a 1x1
+    convolution.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        embedding: int,
+        *,
+        resample: Resample | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.resample: Resample | None = resample
+        self.norm_in = group_norm(channels_in)
+        self.conv_in = conv3x3(channels_in, channels_out)
+        self.shift = nn.Linear(embedding, channels_out)
+        self.norm_out = group_norm(channels_out)
+        self.dropout = nn.Dropout(dropout) if dropout else None
+        self.conv_out = conv3x3(channels_out, channels_out)
+        changes = resample is not None or channels_in != channels_out
+        self.shortcut = nn.Conv2d(channels_in, channels_out, kernel_size=1) if changes else None
+
+    def reset_parameters(self, generator: torch.Generator | None) -> None:
+        """Start as (rescaled) shortcut: the last convolution is zero."""
+        for layer in (self.conv_in, self.shift, self.shortcut):
+            if layer is not None:
+                initialise(layer, generator)
+        initialise(self.conv_out, generator, gain=0.0)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = resampled(F.silu(self.norm_in(x)), self.resample)
+        h = self.conv_in(h) + self.shift(embedding)[:, :, None, None]
+        h = F.silu(self.norm_out(h))
+        if self.dropout is not None:
+            h = self.dropout(h)
+        return rescaled_sum(self._shortcut(x), self.conv_out(h))
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if self.shortcut is None:
+            return x
+        if self.resample == "up":
+            # A 1x1 convolution commutes with copying pixels; before it costs a quarter.
+            return resampled(self.shortcut(x), "up")
+        return self.shortcut(resampled(x, self.resample))  # type: ignore[no-any-return]
+
+
+class SelfAttention(nn.Module):
+    """Single-head self-attention over the pixels of each image, in a rescaled residual.
+
+    ``forward(x (N, C, H, W))`` returns the same shape. Queries, keys and values are one ``Linear``.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.project = nn.Linear(channels, channels)
+
+    def reset_parameters(self, generator: torch.Generator | None) -> None:
+        """Start as (rescaled) identity: the projection is zero."""
+        initialise(self.qkv, generator, gain=math.sqrt(0.1), parts=3)
+        initialise(self.project, generator, gain=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (N, H W, C)
+        q, k, v = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)  # (N, 1 head, H W, C) each
+        tokens = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        return rescaled_sum(x, self.project(tokens).transpose(1, 2).reshape(x.shape))
+
+
+def initialise(
+    layer: nn.Conv2d | nn.Linear,
+    generator: torch.Generator | None,
+    *,
+    gain: float = 1.0,
+    parts: int = 1,
+) -> None:
+    """Weights uniform with variance gain^2 * 2 / (fan_in + fan_out) (Glorot and Bengio 2010).
+
+    The bias is zero. ``parts``: the layer stands for that many of equal size side by side, each
+    with its own fans. ``gain`` 0 gives a layer that returns exactly zero.
+    """
+    for weight in layer.weight.detach().chunk(parts):
+        nn.init.xavier_uniform_(weight, gain=gain, generator=generator)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

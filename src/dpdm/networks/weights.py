@@ -1,0 +1,154 @@
+"""Weights on disk: safetensors, written whole or not at all, checked when read. Never pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dpdm.errors import DpdmError, RequestError
+
+_DIGEST = "dpdm.sha256"
+_NAMES_SHOWN = 4
+
+
+def save_weights(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write tensors by name, and free text by key, to one safetensors file.
+
+    The file appears complete or not at all: it is written beside its place, flushed to the disk and
+    then renamed, so that a kill or a full disk leaves an older file as it was. A digest of both
+    goes along, under the key ``dpdm.sha256``, and ``load_weights`` checks it.
+
+    Raises:
+        DpdmError: the file cannot be written.
+    """
+    path = Path(path)
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    text = dict(metadata or {})
+    content = _reproducible(save(plain, {**text, _DIGEST: _digest(plain, text)}))
+    # Not tempfile's: its files are readable by their owner only, also after the rename.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise DpdmError(
+            f"{path}: cannot write the weights ({error.strerror or error}); "
+            "check the folder, its permissions and the space left"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what ``save_weights`` wrote: (tensors by name on the CPU, metadata).
+
+    A safetensors file of other making is read too, without the digest check.
+
+    Raises:
+        RequestError: there is no such file.
+        DpdmError: the file is damaged or no safetensors file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RequestError(f"{path}: no such weights file; give the path of a .safetensors file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = dict(file.metadata() or {})
+            # Copies: the originals are a view of the file, which may change or go away.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    digest = metadata.pop(_DIGEST, None)
+    if digest is not None and digest != _digest(tensors, metadata):
+        raise _damaged(path, "contents do not match their checksum")
+    return tensors, metadata
+
+
+@torch.no_grad()
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str = "weights") -> None:
+    """Copy tensors into a module's parameters and persistent buffers, all of them or none.
+
+    ``source`` names where the tensors come from (a file) in the error. Device and floating point
+    type stay the module's.
+
+    Raises:
+        DpdmError: names missing, left over or of another shape; the module is then as it was.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in tensors]
+    unexpected = [name for name in tensors if name not in own]
+    differing = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("other shape", differing))
+    problems = [f"{kind}: {_listed(names)}" for kind, names in kinds if names]
+    if problems:
+        raise DpdmError(
+            f"{source}: does not fit the network ({'; '.join(problems)}); "
+            "use the settings that it was saved with"
+        )
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+
+
+def _reproducible(content: bytes) -> bytes:
+    """The same file with its metadata in the order of keys: the writer's order is random."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[end:]
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over the metadata and the tensors' names, types, shapes and bytes, in key order."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), tuple(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, reason: str) -> DpdmError:
+    reason = " ".join(reason.split())
+    return DpdmError(f"{path}: damaged or not a safetensors file ({reason}); write or copy it anew")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself last, where the system lets a folder be flushed."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # pragma: no cover - Windows
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
