@@ -1,0 +1,115 @@
+"""From a denoiser to stored images, in batches of bounded memory."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dpdm.diffusion.draws import Device, normal
+from dpdm.diffusion.guidance import condition
+from dpdm.diffusion.images import to_uint8
+from dpdm.diffusion.samplers import CHURN_OPTIONS, SAMPLERS, Sampler, karras_sigmas
+from dpdm.errors import DpdmError, RequestError
+
+Progress = Callable[[int, int], None]
+
+
+def sampler_named(name: str, options: Mapping[str, float]) -> Sampler:
+    """The sampler of that name. RequestError for another name or an option it does not take."""
+    if name not in SAMPLERS:
+        near = difflib.get_close_matches(name, SAMPLERS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise RequestError(
+            f"sampling.sampler={name!r} is not a sampler; use one of {', '.join(SAMPLERS)}{hint}"
+        )
+    accepted = CHURN_OPTIONS if name == "churn" else ()
+    for option in options:
+        if option not in accepted:
+            takes = f"takes {', '.join(accepted)}" if accepted else "takes no options"
+            raise RequestError(f"sampling.{option} is not for the sampler {name}, which {takes}")
+    return SAMPLERS[name]
+
+
+def generate(
+    denoiser: Callable[..., Tensor],
+    labels: Tensor | None,
+    image_shape: tuple[int, int, int],
+    *,
+    count: int | None = None,
+    sampler: str = "churn",
+    steps: int = 40,
+    guidance: float = 0.0,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    sampler_options: Mapping[str, float] | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int = 500,
+    device: Device = None,
+    progress: Progress | None = None,
+) -> NDArray[np.uint8]:
+    """Images uint8 (n, H, W, C), one for each of ``labels`` (n,) or, where None, ``count``.
+
+    ``image_shape`` is (C, H, W); ``sampler_options`` are s_churn, s_min, s_max and s_noise, for
+    churn. Batches are drawn one after the other from ``generator``: with a seed, the result is
+    fixed by the seed and ``batch_size``. ``progress(done, total)`` counts sampler steps over all
+    batches. A denoiser in training mode is put in evaluation mode meanwhile. Guidance doubles a
+    batch's memory. Raises RequestError for settings out of range, DpdmError where the model gives
+    values that are not finite.
+    """
+    total = count if labels is None else labels.shape[0]
+    if total is None or total < 0:
+        raise RequestError(f"sampling.count={total} is not a number of images; use 0 or more")
+    if batch_size < 1:
+        raise RequestError(f"sampling.batch_size={batch_size} is not a batch; use 1 or more")
+    options = dict(sampler_options or {})
+    draw = sampler_named(sampler, options)
+    sigmas = karras_sigmas(steps, sigma_min, sigma_max, rho)
+    channels, height, width = image_shape
+    images = np.empty((total, height, width, channels), dtype=np.uint8)
+    batches = [(start, min(start + batch_size, total)) for start in range(0, total, batch_size)]
+    with torch.no_grad(), _evaluating(denoiser):
+        for index, (start, stop) in enumerate(batches):
+            chosen = None if labels is None else labels[start:stop].to(device)
+            noise = normal((stop - start, *image_shape), generator=generator, device=device)
+            x = draw(
+                condition(denoiser, chosen, guidance),
+                noise * float(sigmas[0]),
+                sigmas,
+                generator=generator,
+                callback=_reporting(progress, index * steps, len(batches) * steps),
+                **options,
+            )
+            if not x.isfinite().all():
+                raise DpdmError(
+                    f"sampling gave values that are not finite ({sampler}, {steps} steps, images "
+                    f"{start} to {stop - 1}): the model is damaged or its training diverged; take "
+                    "an undamaged copy, or train with a lower training.learning_rate"
+                )
+            images[start:stop] = to_uint8(x)
+    return images
+
+
+def _reporting(progress: Progress | None, done: int, total: int) -> Callable[..., Any] | None:
+    if progress is None:
+        return None
+    return lambda step, steps, x, denoised: progress(done + step, total)
+
+
+@contextmanager
+def _evaluating(denoiser: Callable[..., Tensor]) -> Iterator[None]:
+    training = isinstance(denoiser, nn.Module) and denoiser.training
+    if isinstance(denoiser, nn.Module) and training:
+        denoiser.eval()
+    try:
+        yield
+    finally:
+        if isinstance(denoiser, nn.Module) and training:
+            denoiser.train()

@@ -1,0 +1,266 @@
+"""The prior: per class a mixture of Gaussians, low-rank, and its exact denoiser.
+
+In the coefficients z of dct.DctFrame, the first D of P modelled, class y has p(z | y) =
+
+    sum_k w_yk N(z[:D]; mu_yk, B_y diag(v_y) B_y^T + f_y (I - B_y B_y^T)) x N(z[D:]; 0, diag(rest)).
+
+With x = x0 + sigma n, the posterior of component k is Gaussian (Bishop 2006, section 2.3.3) and its
+weight is proportional to w_yk N(x; mu_yk, covariance + sigma^2 I). As covariances are shared within
+a class, E[x0 | x, sigma, y] is affine in the expected centre m = sum_k r_k mu_yk:
+
+    E[z0] = m + h (z - m) + B diag(g - h) B^T (z - m),  g = v/(v + sigma^2), h = f/(f + sigma^2).
+
+Everything here is public: it is built from noised statistics and leaves with a release.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dpdm.diffusion.dct import DctFrame
+from dpdm.diffusion.draws import normal, uniform
+from dpdm.diffusion.mixture_fields import FIELDS, checked, normalised
+from dpdm.errors import RequestError
+
+
+class Mixture(nn.Module):
+    """A class-conditional mixture of Gaussians over images: buffers only, so it moves with ``to``.
+
+    Made by ``build`` or ``from_tensors``. Y classes (1 when unlabelled), K components, D modelled
+    coefficients, R kept directions; the fields are class_weights (Y,), weights (Y, K), means (Y, K,
+    D), basis (Y, D, R), variances (Y, R), floor (Y,) and rest (P - D,). Its buffers stay out of
+    ``state_dict``: a prior is stored by ``to_tensors``, apart from the weights of a network.
+    """
+
+    class_weights: Tensor
+    weights: Tensor
+    means: Tensor
+    basis: Tensor
+    variances: Tensor
+    floor: Tensor
+    rest: Tensor
+    _centres: Tensor
+    _projected: Tensor
+    _outside: Tensor
+    _outside_norms: Tensor
+
+    def __init__(self, image_shape: tuple[int, int, int], fields: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        means = fields["means"]
+        self.classes, self.components, self.dimension = means.shape
+        self.rank = fields["basis"].shape[2]
+        self.frame = DctFrame(image_shape, self.dimension, dtype=means.dtype).to(means.device)
+        self.image_shape = self.frame.image_shape
+        # Constants of the components, relative to their class's centre so that the quadratic forms
+        # below do not cancel, and in float64 because "outside" is the small remainder of a
+        # projection.
+        wide = {name: fields[name].double() for name in ("weights", "means", "basis")}
+        centres = (wide["weights"].unsqueeze(1) @ wide["means"]).squeeze(1)
+        offsets = wide["means"] - centres.unsqueeze(1)
+        projected = offsets @ wide["basis"]
+        outside = offsets - projected @ wide["basis"].transpose(1, 2)
+        if self.rank == self.dimension:
+            outside = torch.zeros_like(outside)
+        derived = {
+            "_centres": centres,
+            "_projected": projected,
+            "_outside": outside,
+            "_outside_norms": outside.square().sum(dim=2),
+        }
+        for name, value in {**{name: fields[name] for name in FIELDS}, **derived}.items():
+            self.register_buffer(name, value.to(means.dtype), persistent=False)
+        self._possible = [y for y, weight in enumerate(self.class_weights.tolist()) if weight > 0]
+
+    @classmethod
+    def build(
+        cls,
+        image_shape: tuple[int, int, int],
+        *,
+        class_weights: Tensor,
+        weights: Tensor,
+        means: Tensor,
+        basis: Tensor,
+        variances: Tensor,
+        floor: Tensor,
+        rest: Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> Mixture:
+        """A mixture from its fields, with weights and class weights scaled to sum to one.
+
+        ``image_shape`` is (C, H, W). Raises DpdmError, naming the field, for a wrong shape, a value
+        that is not finite, a negative weight or variance, a class without weight, a basis that is
+        not orthonormal.
+        """
+        fields = {
+            "class_weights": class_weights,
+            "weights": weights,
+            "means": means,
+            "basis": basis,
+            "variances": variances,
+            "floor": floor,
+            "rest": rest,
+        }
+        return cls(image_shape, normalised(image_shape, fields, dtype))
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The fields as a flat dictionary of CPU tensors, for safetensors."""
+        return {name: getattr(self, name).detach().cpu().clone().contiguous() for name in FIELDS}
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], image_shape: tuple[int, int, int]
+    ) -> Mixture:
+        """The mixture that ``to_tensors`` wrote, bit for bit. DpdmError if they are damaged."""
+        return cls(image_shape, checked(image_shape, tensors))
+
+    def broadened(self, std: float) -> Mixture:
+        """The distribution of a sample plus white noise of standard deviation ``std`` per pixel.
+
+        As a base it leaves room for what the statistics missed: no direction has a variance of
+        zero, so that E[x0 | x] goes to x, not to the prior's subspace, as sigma goes to 0. Measured
+        on digits, edm, held-out loss of the base and after 400 to 600 steps of a small network: a
+        prior fitted with all directions 0.629 and 0.459, with std 0.05 0.614 and 0.458; one with 30
+        of 64 coefficients and 12 directions 19.8 and 0.787, with 0.05 3.02 and 0.561, with 0.2
+        0.897 and 0.471.
+        """
+        tensors = self.to_tensors()
+        for name in ("variances", "floor", "rest"):
+            tensors[name] = tensors[name] + std**2
+        return Mixture.from_tensors(tensors, self.image_shape).to(self.means.device)
+
+    def posterior_mean(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """E[x0 | x, sigma, y], exact: (N, C, H, W) from x, sigma (N,) > 0 and labels (N,).
+
+        A label of -1, or ``labels`` None, means the mixture over all classes with the class
+        weights. Raises RequestError for a label of a class the mixture does not have.
+        """
+        return self._evaluate(x, sigma, labels, with_density=False)[0]
+
+    def log_density(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """ln p(x | sigma, y) of noisy images, (N,). Arguments as for posterior_mean.
+
+        Its gradient times sigma^2 is posterior_mean - x (Tweedie's formula).
+        """
+        return self._evaluate(x, sigma, labels, with_density=True)[1]
+
+    def sample(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Images (N, C, H, W), not clamped, one for each of ``labels`` (N,); -1 draws the class."""
+        device, dtype = self.means.device, self.means.dtype
+        count = labels.shape[0]
+        choices = uniform((2, count), generator=generator, device=device, dtype=dtype)
+        z = normal((count, self.frame.size), generator=generator, device=device, dtype=dtype)
+        inside = normal((count, self.rank), generator=generator, device=device, dtype=dtype)
+        labels = labels.to(device)
+        labels = torch.where(labels < 0, _pick(self.class_weights, choices[0]), labels)
+        z[:, self.dimension :] *= self.rest.sqrt()
+        for y, rows in self._groups(labels):
+            basis = self.basis[y]
+            chosen = _pick(self.weights[y], choices[1, rows])
+            white = z[rows, : self.dimension]
+            outside = self.floor[y].sqrt() * (white - white @ basis @ basis.T)
+            within = (self.variances[y].sqrt() * inside[rows]) @ basis.T
+            z[rows, : self.dimension] = self.means[y, chosen] + outside + within
+        return self.frame.to_images(z)
+
+    def _groups(self, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Each label present with the rows that have it."""
+        order = torch.argsort(labels, stable=True)
+        present, counts = torch.unique_consecutive(labels[order], return_counts=True)
+        rows = torch.split(order, counts.tolist())
+        for y, group in zip(present.tolist(), rows, strict=True):
+            if y >= self.classes:
+                raise RequestError(
+                    f"label {y} is not a class of this prior: it has {self.classes}, use 0 to "
+                    f"{self.classes - 1}, or -1 for any"
+                )
+            yield (y if y >= 0 else -1), group
+
+    def _evaluate(
+        self, x: Tensor, sigma: Tensor, labels: Tensor | None, with_density: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior means (N, C, H, W) and, where asked for, log densities (N,)."""
+        dtype = self.means.dtype
+        # Autocast would round the quadratic forms, large differences of larger numbers, to nothing.
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            z = self.frame.to_coefficients(x.to(dtype))
+            variance = sigma.to(dtype).square().unsqueeze(1)
+            head, tail = z[:, : self.dimension], z[:, self.dimension :]
+            if labels is None:
+                labels = torch.full(x.shape[:1], -1, device=x.device)
+            mean, log_density = torch.empty_like(head), torch.zeros_like(head[:, 0])
+            for y, rows in self._groups(labels):
+                some, levels = head[rows], variance[rows]
+                if y >= 0 or self.classes == 1:
+                    mean[rows], density = self._of_class(max(y, 0), some, levels, with_density)
+                else:
+                    mean[rows], density = self._of_any_class(some, levels)
+                log_density[rows] = density
+            spread = self.rest + variance
+            estimate = self.frame.to_images(torch.cat([mean, tail * (self.rest / spread)], dim=1))
+            log_density = log_density - 0.5 * (
+                (tail.square() / spread + spread.log()).sum(dim=1)
+                + self.frame.size * math.log(2.0 * math.pi)
+            )
+        return estimate.to(x.dtype), log_density
+
+    def _of_any_class(self, z: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """As _of_class for the mixture over classes: means averaged with a running log-sum-exp."""
+        total = torch.zeros_like(z)
+        log_total = torch.full_like(z[:, 0], -math.inf)
+        for y in self._possible:
+            mean, density = self._of_class(y, z, variance, with_density=True)
+            density = density + self.class_weights[y].log()
+            log_sum = torch.logaddexp(log_total, density)
+            share = torch.exp(density - log_sum).unsqueeze(1)
+            total = total + share * (mean - total)
+            log_total = log_sum
+        return total, log_total
+
+    def _of_class(
+        self, y: int, z: Tensor, variance: Tensor, with_density: bool
+    ) -> tuple[Tensor, Tensor]:
+        """E[z0 | z, y] (n, D) and, where asked for, ln p(z | y) + D/2 ln 2 pi (n,).
+
+        The logits drop what all components of the class share; only the density needs it.
+        """
+        basis, projected, floor = self.basis[y], self._projected[y], self.floor[y]
+        z = z - self._centres[y]
+        inside = z @ basis
+        precision = (self.variances[y] + variance).reciprocal()
+        floor_precision = (floor + variance).reciprocal()
+        logits = (
+            self.weights[y].log()
+            + (inside * precision) @ projected.T
+            - 0.5 * precision @ projected.square().T
+            + floor_precision * (z @ self._outside[y].T - 0.5 * self._outside_norms[y])
+        )
+        shares = logits.softmax(dim=1)
+        expected = shares @ (self.means[y] - self._centres[y])
+        floor_gain = floor * floor_precision
+        gain = self.variances[y] * precision - floor_gain
+        mean = expected + floor_gain * (z - expected)
+        mean = mean + (gain * (inside - shares @ projected)) @ basis.T + self._centres[y]
+        if not with_density:
+            return mean, torch.zeros_like(z[:, 0])
+        others = self.dimension - self.rank
+        quadratic = (inside.square() * precision - precision.log()).sum(dim=1)
+        if others:
+            squares = (z - inside @ basis.T).square().sum(dim=1)
+            quadratic = quadratic + squares * floor_precision[:, 0]
+            quadratic = quadratic - others * floor_precision[:, 0].log()
+        return mean, logits.logsumexp(dim=1) - 0.5 * quadratic
+
+
+def _pick(weights: Tensor, choices: Tensor) -> Tensor:
+    """Indices drawn with ``weights`` by inverting their cumulative sum at uniform ``choices``.
+
+    An index of weight zero is never picked, also where rounding leaves the sum below a choice.
+    """
+    cumulative = weights.cumsum(dim=0)
+    scaled = choices * cumulative[-1]
+    last = torch.nonzero(weights > 0).max()
+    return torch.searchsorted(cumulative, scaled, right=True).minimum(last)
