@@ -118,6 +118,9 @@ class NetworkConfig(_Section):
     )
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     patch: PositiveCount = Field(1, description="pixel-unshuffle factor before the network")
+    noise_frequencies: tuple[Positive, Positive] = Field(
+        (1.0, 1e-4), description="highest and lowest frequency of the noise embedding"
+    )
     label_dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(
         0.1, description="share of views trained without their label, for guidance"
     )

@@ -7,11 +7,12 @@ from dpdm.data.dataset import Dataset, Problem
 from dpdm.data.download import fetch
 from dpdm.data.named import list_datasets
 from dpdm.data.opening import check_report, open_dataset
-from dpdm.data.writers import write_samples
+from dpdm.data.writers import check_free, write_samples
 
 __all__ = [
     "Dataset",
     "Problem",
+    "check_free",
     "check_report",
     "fetch",
     "list_datasets",

@@ -62,7 +62,7 @@ def write_samples(
         private_labels=None if labels is None else _whole_numbers(target, labels),
     )
     write = _writer(target, is_folder=os.fspath(path).endswith(("/", os.sep)))
-    _refuse_taken(target)
+    check_free(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(target) as temporary:
@@ -101,7 +101,13 @@ def _writer(target: Path, *, is_folder: bool) -> _Writer:
     return _write_folder
 
 
-def _refuse_taken(target: Path) -> None:
+def check_free(target: Path) -> None:
+    """Refuses a path where something lies already, so that long work is not done in vain.
+
+    Raises:
+        RequestError: a file, or a folder that is not empty.
+        DpdmError: the folder cannot be read.
+    """
     try:
         taken = any(target.iterdir()) if target.is_dir() else os.path.lexists(target)
     except OSError as error:

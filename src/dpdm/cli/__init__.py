@@ -1,0 +1,97 @@
+"""The command line: parses, calls the API, prints. ``python -m dpdm`` and ``dpdm`` both start here.
+
+Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted with the state
+saved.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from dpdm import __version__
+from dpdm.cli import data, evaluate, privacy, run, sample
+from dpdm.errors import DpdmError
+
+app = typer.Typer(
+    name="dpdm",
+    help="Turn a private image collection into a synthetic one that is safe to share.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+# typer carries click under a name of its own in some versions: take the class it uses.
+_UsageError: type[Exception] = next(
+    base
+    for base in typer.BadParameter.__mro__
+    if issubclass(base, Exception) and base.__name__ == "ClickException"
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"dpdm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    pass
+
+
+for module in (run, sample, evaluate):
+    module.register(app)
+app.add_typer(privacy.app, name="privacy")
+app.add_typer(data.app, name="data")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits with its status; users' mistakes never show a traceback."""
+    try:
+        given = sys.argv[1:] if arguments is None else arguments
+        status = app(args=_one_setting_each(given), standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted", 130)
+    except _UsageError as error:
+        message = getattr(error, "format_message", error.__str__)()
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(message)
+            sys.exit(2)
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "dpdm"
+        _fail(f"{message} See `{command} --help`.", 2)
+    except DpdmError as error:
+        _fail(str(error), error.exit_status)
+    except BrokenPipeError:  # the reader of a pipe went away: nothing left to say
+        sys.stderr.close()
+        sys.exit(0)
+    except MemoryError:
+        _fail("out of memory; use smaller batches: training.microbatch, sampling.batch_size", 1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _one_setting_each(arguments: list[str]) -> list[str]:
+    """``--set a=1 b=2`` as ``--set a=1 --set b=2``, which is what typer reads."""
+    result: list[str] = []
+    in_settings = False
+    for argument in arguments:
+        more = in_settings and "=" in argument and not argument.startswith("-")
+        if more and result[-1] != "--set":
+            result.append("--set")
+        in_settings = more or argument == "--set"
+        result.append(argument)
+    return result
+
+
+def _fail(message: str, status: int) -> None:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,91 @@
+"""``dpdm data``: which data sets there are, whether one can be read, and downloads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from dpdm.cli.console import display, out, print_json, table, warn_private
+from dpdm.cli.options import Json
+
+app = typer.Typer(
+    help="Data sets: list, check, fetch.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.command("list")
+def list_command(as_json: Json = False) -> None:
+    """List the named data sets and where each was found."""
+    from dpdm.data import list_datasets
+
+    rows = list_datasets()
+    if as_json:
+        print_json({"datasets": rows})
+        return
+    table(
+        ("name", "images", "classes", "train", "test", "where"),
+        [
+            (
+                row["name"],
+                "x".join(str(side) for side in row["shape"]),
+                len(row["classes"]),
+                row["train"],
+                row["test"],
+                row["found"] or row["get"],
+            )
+            for row in rows
+        ],
+    )
+
+
+@app.command("check")
+def check_command(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A name or a path.")],
+    image_size: Annotated[int | None, typer.Option(help="As data.image_size.")] = None,
+    channels: Annotated[int | None, typer.Option(help="As data.channels.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read a data set and print size, classes, sizes seen, groups and problems: a private view."""
+    from dpdm.data import check_report
+
+    report = check_report(spec, image_size=image_size, channels=channels)
+    if as_json:
+        print_json(report)
+        return
+    warn_private()
+    for line in _described(report):
+        out.print(line, markup=False)
+
+
+def _described(report: dict[str, Any]) -> list[str]:
+    height, width, channels = report["shape"] or (0, 0, 0)
+    shape = f"{height} x {width}, {channels} channel{'s' if channels != 1 else ''}"
+    lines = [f"{report['name']}: {report['count']} images, {shape}"]
+    if report["classes"]:
+        counts = ", ".join(f"{entry['name']} {entry['count']}" for entry in report["classes"])
+        lines.append(f"classes: {counts}")
+    sizes = ", ".join(
+        f"{entry['height']} x {entry['width']} ({entry['count']})" for entry in report["sizes"]
+    )
+    lines.append(f"sizes seen: {sizes}")
+    if report["groups"]:
+        groups = ", ".join(f"{key} {value}" for key, value in report["groups"].items())
+        lines.append(f"groups: {groups}")
+    lines += [f"problem: {entry['file']}: {entry['reason']}" for entry in report["problems"]]
+    declared = "declared" if report["public_size_declared"] else "the exact count"
+    lines.append(f"size treated as public: {report['public_size']} ({declared})")
+    lines.append("ready to train" if report["ready"] else f"not ready: {report['error']}")
+    return lines
+
+
+@app.command("fetch")
+def fetch_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `dpdm data list`.")],
+) -> None:
+    """Download a named data set into the cache folder and check it."""
+    from dpdm.data import fetch
+
+    with display() as shown:
+        path = fetch(name, lambda what, done, total: shown.update(what, done, total or done))
+    out.print(f"{name} is in {path}", markup=False)

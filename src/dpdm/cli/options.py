@@ -1,0 +1,68 @@
+"""Options that several commands share, described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dpdm.errors import RequestError
+
+if TYPE_CHECKING:
+    from dpdm.config import Config
+    from dpdm.data import Dataset
+
+Source = Annotated[
+    str, typer.Argument(metavar="PRESET|CONFIG.yaml", help="A preset's name or a YAML file.")
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="SPEC", help="Training images: a name (`dpdm data list`) or a path."
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default runs/NAME.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE ...", help="Change settings, one or more."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Move an existing run aside and start a new one.")
+]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def load(source: str, settings: list[str] | None) -> Config:
+    """The configuration a command names."""
+    from dpdm.config import load_config
+
+    return load_config(source, settings or ())
+
+
+def open_training_data(config: Config, data: str | None) -> Dataset:
+    """The training images of ``--data`` or of the configuration."""
+    spec = data or config.data.spec
+    if spec is None:
+        raise RequestError(
+            f"{config.name}: no data; give --data SPEC (a name from `dpdm data list`, a folder, "
+            ".npz or .parquet)"
+        )
+    return open_with(config, spec)
+
+
+def open_with(config: Config, spec: str) -> Dataset:
+    """A data set, brought to the size and channels of the configuration."""
+    from dpdm.data import open_dataset
+
+    return open_dataset(
+        spec,
+        image_size=config.data.image_size,
+        channels=config.data.channels,
+        on_error=config.data.on_error,
+        public_size=config.data.public_size,
+    )

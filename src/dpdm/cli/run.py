@@ -1,0 +1,226 @@
+"""``dpdm run``, ``train``, ``plan``, ``presets`` and ``report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dpdm.cli.console import display, note, out, print_json, table
+from dpdm.cli.options import (
+    Data,
+    Device,
+    Force,
+    Json,
+    Out,
+    Resume,
+    Settings,
+    Source,
+    load,
+    open_training_data,
+    open_with,
+)
+from dpdm.errors import RequestError
+
+if TYPE_CHECKING:
+    from dpdm.config import Config
+    from dpdm.data import Dataset
+    from dpdm.training import Run
+
+Test = Annotated[
+    str | None,
+    typer.Option(
+        "--test", metavar="SPEC", help="Real test images; default: the @test part of --data."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this file."""
+    app.command("run")(run_command)
+    app.command("train")(train_command)
+    app.command("report")(report_command)
+    app.command("plan")(plan_command)
+    app.command("presets")(presets_command)
+
+
+def run_command(
+    source: Source,
+    data: Data = None,
+    out_folder: Out = None,
+    settings: Settings = None,
+    resume: Resume = False,
+    force: Force = False,
+    device: Device = "auto",
+    test: Test = None,
+) -> None:
+    """Train, sample, evaluate and report: everything, into one folder."""
+    config = load(source, settings)
+    dataset = open_training_data(config, data)
+    test_set = _test_set(config, data, test)
+    from dpdm import pipeline
+
+    if test_set is not None:
+        pipeline.check_test_set(dataset, test_set)
+    with display() as shown:
+        run = _train(config, dataset, out_folder, resume, force, device, shown.training)
+        pipeline.sample_release(run, shown.update)
+        if test_set is None:
+            note("not evaluated: no labelled test images; give --test SPEC to measure accuracy")
+        elif run.config.evaluation.classifiers and pipeline.read_evaluation(run) is None:
+            pipeline.evaluate_run(run, dataset, test_set, shown.update)
+        release, private = pipeline.write_reports(run)
+    _summary(run, pipeline.read_evaluation(run), release, private)
+
+
+def train_command(
+    source: Source,
+    data: Data = None,
+    out_folder: Out = None,
+    settings: Settings = None,
+    resume: Resume = False,
+    force: Force = False,
+    device: Device = "auto",
+) -> None:
+    """Train only: the model and its privacy statement, into --out/release."""
+    config = load(source, settings)
+    dataset = open_training_data(config, data)
+    with display() as shown:
+        run = _train(config, dataset, out_folder, resume, force, device, shown.training)
+    _summary(run, None, None, None)
+
+
+def _train(
+    config: Config,
+    dataset: Dataset,
+    out_folder: Path | None,
+    resume: bool,
+    force: bool,
+    device: str,
+    callback: Any,
+) -> Run:
+    from dpdm.training import train
+
+    return train(
+        dataset,
+        config,
+        out_folder or Path("runs") / config.name,
+        resume=resume,
+        force=force,
+        device=device,
+        callback=callback,
+    )
+
+
+def _test_set(config: Config, data: str | None, test: str | None) -> Dataset | None:
+    """The test images: --test, or the @test part of the training data where it has one."""
+    if not config.evaluation.classifiers:
+        return None
+    if test is not None:
+        found = open_with(config, test)
+        if not found.classes:
+            raise RequestError(f"--test {test}: has no labels, which classifiers need")
+        return found
+    spec = data or config.data.spec or ""
+    try:
+        found = open_with(config, spec.removesuffix("@train") + "@test")
+    except RequestError:
+        return None
+    return found if found.classes else None
+
+
+def _summary(
+    run: Run, evaluation: dict[str, Any] | None, release: Path | None, private: Path | None
+) -> None:
+    from dpdm.privacy import render_text
+
+    out.print(render_text(run.statement()), markup=False)
+    for entry in (evaluation or {}).get("stages", []):
+        cells = "  ".join(
+            f"{name.upper()} {entry[name]:.3f}" for name in ("lr", "mlp", "cnn") if name in entry
+        )
+        out.print(f"accuracy on real test images (private), {entry['name'].lower()}: {cells}")
+    out.print(f"release, may be shared: {run.release}", markup=False)
+    if release and private:
+        out.print(f"reports: {release} (to share), {private} (private)", markup=False)
+
+
+def report_command(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.html", help="Private report's file.")
+    ] = None,
+) -> None:
+    """Write the two reports of a run: one to share, one private."""
+    from dpdm import pipeline
+    from dpdm.training import open_run
+
+    opened = open_run(run)
+    with display() as shown:
+        pipeline.sample_release(opened, shown.update)
+    release, private = pipeline.write_reports(opened, out_file)
+    out.print(f"reports: {release} (to share), {private} (private)", markup=False)
+
+
+def plan_command(
+    source: Source,
+    data: Data = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Print what a run would cost and be worth, before it starts; nothing private is used."""
+    config = load(source, settings)
+    dataset = open_training_data(config, data)
+    from dpdm.training.forecast import forecast
+    from dpdm.training.run import resolve_device
+
+    found = forecast(config, dataset, resolve_device(device))
+    if as_json:
+        print_json(found.to_json())
+        return
+    table(("", config.name), found.rows())
+    for warning in found.warnings:
+        note(f"warning: {warning}")
+
+
+def presets_command(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the presets with what each one costs, or print one with every key."""
+    from dpdm.config import load_config, preset_names, to_yaml
+
+    if name is not None:
+        if name not in preset_names():
+            load_config(name)
+        config = load_config(name)
+        if as_json:
+            print_json(config.model_dump(mode="json"))
+        else:
+            print(to_yaml(config), end="")
+        return
+    from dpdm.training.forecast import preset_row
+
+    rows = [preset_row(known) for known in preset_names()]
+    if as_json:
+        print_json({"presets": rows})
+        return
+    table(
+        ("preset", "epsilon", "delta", "steps", "batch", "views", "noise", "image passes", "what"),
+        [
+            (
+                row["name"],
+                f"{row['epsilon']:g}",
+                f"{row['delta']:g}",
+                row["steps"],
+                row["batch_size"],
+                row["views"],
+                f"{row['noise_multiplier']:.4g}" if row["noise_multiplier"] else "",
+                f"{row['image_passes']:,}",
+                row["about"],
+            )
+            for row in rows
+        ],
+    )

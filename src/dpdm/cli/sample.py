@@ -1,0 +1,97 @@
+"""``dpdm sample``: labelled images from a run or a release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpdm.cli.console import display, note, out
+from dpdm.cli.options import Device
+from dpdm.errors import RequestError
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command of this file."""
+    app.command("sample")(sample_command)
+
+
+def sample_command(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN|RELEASE", help="Folder of a run or release.")
+    ],
+    count: Annotated[int, typer.Option("-n", "--count", help="Number of images.")] = 1000,
+    out_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE.npz|FILE.parquet|DIR/", help="Default: samples-N.npz here."
+        ),
+    ] = None,
+    labels: Annotated[
+        str, typer.Option(metavar="uniform|histogram|0,1,2", help="Which classes, how often.")
+    ] = "uniform",
+    sampler: Annotated[
+        str | None, typer.Option(metavar="churn|heun|ddim|ddim-stochastic", help="Sampler.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the sampler.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance, 0 for none.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes the draw reproducible.")] = None,
+    settings: Annotated[
+        str | None, typer.Option(help="The release's named sampler settings, for example fid.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images drawn together; bounds the memory.", min=1)
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Draw labelled synthetic images; costs no privacy, however many."""
+    from dpdm.data import check_free, write_samples
+    from dpdm.release import load
+
+    path = out_path or Path(f"samples-{count}.npz")
+    model = load(source)
+    check_free(path)
+    with display() as shown:
+        images, drawn = model.sample(
+            count,
+            labels=parse_labels(labels),
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            settings=settings,
+            batch_size=batch_size,
+            device=_device(device),
+            progress=lambda done, total: shown.update("sampling", done, total),
+        )
+    write_samples(path, images, drawn if model.classes else None, model.classes)
+    out.print(f"{count} images in {path}", markup=False)
+    if model.statement is None:
+        note("warning: this release holds no privacy.json; nothing is known about its promise")
+    elif not model.statement.get("private"):
+        note("warning: NOT PRIVATE: this model was trained without a guarantee")
+
+
+def parse_labels(text: str) -> str | list[int]:
+    """``uniform``, ``histogram`` or a list of class numbers.
+
+    Raises:
+        RequestError: neither.
+    """
+    if text in ("uniform", "histogram"):
+        return text
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise RequestError(
+            f"--labels {text}: use uniform, histogram or class numbers such as 0,1,2"
+        ) from None
+
+
+def _device(name: str) -> str:
+    from dpdm.training.run import resolve_device
+
+    return str(resolve_device(name))

@@ -1,0 +1,140 @@
+"""Whether what a pass assigned to each unit is that unit's alone, once for each kind of call.
+
+The gradient of one unit's loss with respect to another unit's copies is exactly zero, unless rows
+were taken for the wrong unit's (a tensor in an unusual layout) or the loss mixes units. Both show
+in one more backward pass from the loss of a single unit. A use whose gradient is zero so far
+(behind a layer that starts at zero) shows nothing; it stays open and is looked at again when its
+gradient first differs from zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from dpdm.privacy.gradients.handover import autograd_grad
+from dpdm.privacy.gradients.refusal import NoRule
+
+_MOST_KINDS = 64
+
+
+@dataclass
+class Known:
+    """What is known of one kind of call: the same module, loss, shapes and mode."""
+
+    one_by_one: bool = False  # units must be passed through the module one by one
+    compared: bool = False  # the losses were found equal to those of the module as it is
+    probed: bool = False  # the first and the last unit were looked at
+    # Uses whose gradients were seen to stay within units.
+    verified: set[Any] = field(default_factory=set)
+
+
+_known: WeakKeyDictionary[nn.Module, dict[Any, Known]] = WeakKeyDictionary()
+
+
+def known(module: nn.Module, loss: Any, inputs: Sequence[Tensor | None], views: int) -> Known:
+    """What earlier calls of this kind found; held outside of the module, as long as it lives."""
+    kinds = _known.setdefault(module, {})
+    kind = (
+        _identity(loss),
+        views,
+        tuple((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else None for x in inputs),
+        tuple((id(m), m.training) for m in module.modules()),
+        tuple((id(p), p.requires_grad) for p in module.parameters()),
+    )
+    if kind not in kinds and len(kinds) >= _MOST_KINDS:
+        kinds.clear()
+    return kinds.setdefault(kind, Known())
+
+
+def _identity(loss: Any) -> Any:
+    """Equal for functions of the same code, which may be created anew for every step."""
+    while isinstance(loss, partial):
+        loss = loss.func
+    return getattr(loss, "__code__", None) or (type(loss), id(loss))
+
+
+class Verification:
+    """Looks, in one pass, at the uses that are not verified yet.
+
+    Args:
+        found: what is known; updated.
+        means: (U,) mean losses with their graph.
+        leaves: the copies, each (U, *shape).
+        uses: for every leaf the names behind it and its shape.
+    """
+
+    def __init__(
+        self,
+        found: Known,
+        means: Tensor,
+        leaves: Sequence[Tensor],
+        uses: Sequence[tuple[str, tuple[int, ...]]],
+    ) -> None:
+        self._found = found
+        self._means = means
+        self._leaves = leaves
+        self._names = [names for names, _ in uses]
+        self._keys = list(enumerate(uses))
+
+    def open(self) -> list[int]:
+        """The leaves that still have to be seen; none where there is only one unit."""
+        if len(self._means) < 2:
+            return []
+        return [i for i, key in enumerate(self._keys) if key not in self._found.verified]
+
+    def first(self) -> None:
+        """Look from the first and last unit, once; NoRule where a gradient crosses units."""
+        if not self._found.probed and (leaves := self.open()):
+            self._look(0, leaves)
+            self._look(len(self._means) - 1, leaves)
+            self._found.probed = True
+
+    def rest(self, gradients: Sequence[Tensor | None]) -> None:
+        """Look at what is open and has a gradient now, from a unit that has it; NoRule likewise."""
+        waiting = {
+            i: sizes
+            for i in self.open()
+            if (gradient := gradients[i]) is not None and (sizes := _sizes(gradient)).any()
+        }
+        while waiting:
+            i, sizes = next(iter(waiting.items()))
+            seen = self._look(int(sizes.argmax()), list(waiting))
+            waiting = {j: s for j, s in waiting.items() if j not in seen and j != i}
+
+    def _look(self, unit: int, leaves: Sequence[int]) -> set[int]:
+        probes = autograd_grad(
+            self._means[unit],
+            [self._leaves[i] for i in leaves],
+            retain_graph=True,
+            allow_unused=True,
+        )
+        crossing, seen = [], set()
+        for i, probe in zip(leaves, probes, strict=True):
+            if probe is None:
+                continue
+            sizes = _sizes(probe)
+            if sizes[unit] > 0:
+                seen.add(i)
+            sizes[unit] = 0
+            if sizes.any():
+                crossing.append(self._names[i])
+        if crossing:
+            raise NoRule(crossing, "one unit's loss reaches the rows of another")
+        self._found.verified.update(self._keys[i] for i in seen)
+        return seen
+
+
+def _sizes(gradient: Tensor) -> Tensor:
+    """(U, ...) -> (U,) largest absolute entries; NaN, which is 0 * inf, shows nothing."""
+    if not gradient.numel():
+        return gradient.new_zeros(len(gradient))
+    rows = gradient.reshape(len(gradient), -1)
+    sizes: Tensor = torch.linalg.vector_norm(rows, torch.inf, dim=1)
+    return sizes.nan_to_num(nan=0.0)

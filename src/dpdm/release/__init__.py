@@ -1,0 +1,14 @@
+"""The public side of a run: a model that is built from its settings, sampled, saved and loaded."""
+
+from dpdm.release.build import build_denoiser
+from dpdm.release.files import RELEASE_FILES, find_release, write_release_model
+from dpdm.release.model import Model, load
+
+__all__ = [
+    "RELEASE_FILES",
+    "Model",
+    "build_denoiser",
+    "find_release",
+    "load",
+    "write_release_model",
+]

@@ -1,0 +1,69 @@
+"""From settings to a denoiser: network, DM config and base put together in one place."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dpdm.config import Config
+from dpdm.diffusion.configs import dm_config
+from dpdm.diffusion.denoiser import Base, BaseDenoiser, Denoiser, PriorBase, SkipBase
+from dpdm.diffusion.mixture import Mixture
+from dpdm.networks import UNet
+
+_PRIOR_WIDTH = 0.05
+"""White noise (of images in [-1, 1]) added to the prior where it is a base: room for what the
+statistics missed, so that no direction has variance zero. On digits: loss 0.629 to 0.614."""
+
+
+def has_network(config: Config) -> bool:
+    """Whether anything is trained; a release of the prior alone has no network."""
+    return config.training.steps > 0 or config.warmup.steps > 0
+
+
+def build_base(config: Config, mixture: Mixture | None) -> Base:
+    """The base that the network corrects: c_skip x, or the prior."""
+    diffusion = dm_config(config.diffusion.config)
+    if mixture is not None and config.diffusion.base != "skip":
+        return PriorBase(mixture.broadened(_PRIOR_WIDTH), diffusion)
+    return SkipBase(diffusion)
+
+
+def build_denoiser(
+    config: Config,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    mixture: Mixture | None,
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """A denoiser with fresh weights.
+
+    Args:
+        config: the run's settings.
+        image_shape: (C, H, W).
+        classes: number of classes, 0 for unlabelled data.
+        mixture: the prior, where the run has one.
+        generator: of the initial weights.
+
+    Raises:
+        RequestError: network settings that do not fit the image, named by key.
+    """
+    base = build_base(config, mixture)
+    if not has_network(config):
+        return BaseDenoiser(base)
+    channels, height, width = image_shape
+    network = UNet(
+        image_size=(height, width),
+        in_channels=channels * base.input_multiple,
+        out_channels=channels,
+        base_channels=config.network.base_channels,
+        multipliers=config.network.multipliers,
+        blocks=config.network.blocks,
+        attention=config.network.attention,
+        classes=classes,
+        dropout=config.network.dropout,
+        patch=config.network.patch,
+        noise_frequencies=config.network.noise_frequencies,
+        generator=generator,
+    )
+    return Denoiser(network, dm_config(config.diffusion.config), base)

@@ -1,0 +1,113 @@
+"""The files of a release: what they are called, where they lie, and how a model is written.
+
+No file here depends on private data except through a mechanism in the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from dpdm import __version__
+from dpdm.config import Config
+from dpdm.diffusion.mixture import Mixture
+from dpdm.errors import DpdmError, RequestError
+from dpdm.networks import save_weights
+
+RELEASE_FILES = (
+    "model.safetensors",
+    "model.yaml",
+    "privacy.json",
+    "PRIVACY.md",
+    "samples.npz",
+    "report.html",
+)
+_FORMAT = 1
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically: temporary file, fsync, rename.
+
+    Raises:
+        DpdmError: the file cannot be written (disk full, no permission).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DpdmError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def find_release(path: str | Path) -> Path:
+    """The release folder of a run or a release given by path.
+
+    Raises:
+        RequestError: neither; says what is missing.
+    """
+    root = Path(path)
+    for folder in (root, root / "release"):
+        if (folder / "model.yaml").is_file():
+            return folder
+    if (root / "private").is_dir():
+        raise RequestError(
+            f"{root}: this run has no release yet; run `dpdm train` with --out {root} --resume"
+        )
+    what = (
+        "no such folder" if not root.exists() else "no model.yaml in it or in its release/ folder"
+    )
+    raise RequestError(f"{root}: not a run or a release ({what}); give the folder that --out named")
+
+
+def public_settings(config: Config) -> dict[str, Any]:
+    """The configuration without what may name private things: the data's path, seeds of noise."""
+    values = config.model_dump(mode="json")
+    values["data"].pop("spec")
+    values["data"].pop("on_error")
+    values["privacy"].pop("noise_seed")
+    values.pop("evaluation")
+    return values
+
+
+def write_release_model(
+    folder: Path,
+    config: Config,
+    image_shape: tuple[int, int, int],
+    classes: tuple[str, ...],
+    network: dict[str, torch.Tensor] | None,
+    mixture: Mixture | None,
+) -> None:
+    """Writes ``model.safetensors`` and, last, ``model.yaml``: a folder with the latter is whole.
+
+    Args:
+        folder: the release folder.
+        config: the run's settings.
+        image_shape: (C, H, W).
+        classes: names of the classes, in label order.
+        network: weights by name (the moving average), or None.
+        mixture: the prior, or None.
+    """
+    tensors = {f"network.{name}": value for name, value in (network or {}).items()}
+    if mixture is not None:
+        tensors |= {f"prior.{name}": value for name, value in mixture.to_tensors().items()}
+    save_weights(folder / "model.safetensors", tensors, {"format": str(_FORMAT)})
+    channels, height, width = image_shape
+    description = {
+        "format": _FORMAT,
+        "software": f"dpdm {__version__}",
+        "image": {"height": height, "width": width, "channels": channels},
+        "classes": list(classes),
+        "config": public_settings(config),
+    }
+    write_text(
+        folder / "model.yaml", yaml.safe_dump(description, sort_keys=False, allow_unicode=True)
+    )

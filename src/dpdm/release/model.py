@@ -1,0 +1,229 @@
+"""A released model: loads from a folder alone and draws labelled images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+from torch import nn
+
+from dpdm.config import Config, SamplerSettings
+from dpdm.config.loading import from_mapping
+from dpdm.diffusion.denoiser import Denoiser
+from dpdm.diffusion.generate import generate
+from dpdm.diffusion.images import to_uint8
+from dpdm.diffusion.mixture import Mixture
+from dpdm.errors import DpdmError, RequestError
+from dpdm.networks import load_into, load_weights
+from dpdm.release.build import build_denoiser
+from dpdm.release.files import find_release
+
+Progress = Callable[[int, int], None]
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model with what is needed to sample it; nothing in it is private.
+
+    Attributes:
+        config: settings, without the data's path.
+        image_shape: (C, H, W).
+        classes: names in label order, () for unlabelled data.
+        denoiser: network and base, or the prior's base alone.
+        mixture: the prior, or None.
+        statement: the privacy statement, or None if the folder holds none.
+    """
+
+    config: Config
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    denoiser: nn.Module
+    mixture: Mixture | None
+    statement: dict[str, Any] | None
+
+    def labels(self, count: int, labels: str | Sequence[int] | Labels, seed: int | None) -> Labels:
+        """Labels (count,) to sample with: ``uniform``, ``histogram`` (noised), or repeated from a
+        list.
+
+        Raises:
+            RequestError: unknown law, labels out of range, no released histogram, unlabelled model.
+        """
+        names = len(self.classes)
+        if isinstance(labels, str) and labels in ("uniform", "histogram"):
+            if names == 0:
+                return np.full(count, -1, np.int64)
+            if labels == "uniform":
+                return np.arange(count, dtype=np.int64) % names
+            if self.mixture is None:
+                raise RequestError(
+                    "--labels histogram: this release holds no noised class histogram "
+                    "(prior.enabled=false); use uniform or a list such as 0,1,2"
+                )
+            weights = self.mixture.class_weights.double().cpu().numpy()
+            drawn = np.random.default_rng(seed).choice(names, count, p=weights / weights.sum())
+            return drawn.astype(np.int64)
+        if isinstance(labels, str):
+            raise RequestError(f"--labels {labels}: use uniform, histogram or a list such as 0,1,2")
+        chosen = np.asarray(labels, dtype=np.int64)
+        if chosen.ndim != 1 or len(chosen) == 0:
+            raise RequestError("labels: give at least one class, for example 0,1,2")
+        wrong = sorted({int(value) for value in chosen if not 0 <= value < names})
+        if wrong:
+            known = f"0 to {names - 1}" if names else "none: it was trained without labels"
+            raise RequestError(
+                f"labels {wrong}: not classes of this model; its classes are {known}"
+            )
+        return chosen[np.arange(count) % len(chosen)]
+
+    def settings(self, name: str | None) -> SamplerSettings:
+        """The release's own sampler settings, or named alternative ones of its configuration.
+
+        Raises:
+            RequestError: no settings of that name.
+        """
+        if name is None:
+            return self.config.sampling
+        alternatives = self.config.sampling.alternatives
+        if name not in alternatives:
+            known = ", ".join(alternatives) or "none"
+            raise RequestError(f"settings {name!r}: not in this release; it has: {known}")
+        return alternatives[name]
+
+    def sample(
+        self,
+        count: int,
+        *,
+        labels: str | Sequence[int] | Labels = "uniform",
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int | None = None,
+        settings: str | None = None,
+        batch_size: int | None = None,
+        device: str | torch.device | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Images, Labels]:
+        """Draws images uint8 (count, H, W, C) and labels int64 (count,), -1 where unlabelled.
+
+        A prior alone is drawn from directly, unless a sampler is named: its distribution is known
+        in closed form. ``None`` takes the release's own setting. Without a seed, the draw is fresh.
+
+        Raises:
+            RequestError: count below 1, unknown sampler, label or settings, guidance without
+                labels.
+        """
+        if count < 1:
+            raise RequestError(f"-n {count}: the number of images must be at least 1")
+        chosen = self.settings(settings)
+        generator = torch.Generator()
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        drawn = self.labels(count, labels, seed)
+        size = batch_size or self.config.sampling.batch_size
+        place = torch.device(device or "cpu")
+        if self.mixture is not None and not isinstance(self.denoiser, Denoiser) and sampler is None:
+            return self._draw_prior(drawn, size, generator, progress), drawn
+        scale = chosen.guidance if guidance is None else guidance
+        if scale and not self.classes:
+            raise RequestError(f"guidance {scale:g}: this model was trained without labels; use 0")
+        if sampler is None:
+            sampler = chosen.sampler
+        options = {}
+        if sampler == "churn":
+            options = {
+                name: getattr(chosen, name) for name in ("s_churn", "s_min", "s_max", "s_noise")
+            }
+        images = generate(
+            self.denoiser.to(place),
+            torch.from_numpy(drawn) if self.classes else None,
+            self.image_shape,
+            count=count,
+            sampler=sampler,
+            steps=chosen.steps if steps is None else steps,
+            guidance=scale,
+            sigma_min=chosen.sigma_min,
+            sigma_max=chosen.sigma_max,
+            rho=chosen.rho,
+            sampler_options=options,
+            generator=generator,
+            batch_size=size,
+            device=place,
+            progress=progress,
+        )
+        return images, drawn
+
+    def _draw_prior(
+        self, labels: Labels, size: int, generator: torch.Generator, progress: Progress | None
+    ) -> Images:
+        assert self.mixture is not None
+        parts = []
+        for start in range(0, len(labels), size):
+            chunk = torch.from_numpy(labels[start : start + size])
+            parts.append(to_uint8(self.mixture.sample(chunk, generator)))
+            if progress is not None:
+                progress(min(start + size, len(labels)), len(labels))
+        return np.concatenate(parts)
+
+
+def load(path: str | Path) -> Model:
+    """Loads a model from a run or a release folder; nothing but the release's files is read.
+
+    Raises:
+        RequestError: not a run or a release.
+        DpdmError: a file is damaged or of another format.
+    """
+    folder = find_release(path)
+    description = _read_description(folder / "model.yaml")
+    config = from_mapping(description["config"], str(folder / "model.yaml"))
+    image = description["image"]
+    image_shape = (image["channels"], image["height"], image["width"])
+    classes = tuple(description["classes"])
+    tensors, _ = load_weights(folder / "model.safetensors")
+    prior = {name[6:]: value for name, value in tensors.items() if name.startswith("prior.")}
+    mixture = Mixture.from_tensors(prior, image_shape) if prior else None
+    denoiser = build_denoiser(config, image_shape, len(classes), mixture)
+    network = {name[8:]: value for name, value in tensors.items() if name.startswith("network.")}
+    if isinstance(denoiser, Denoiser):
+        load_into(denoiser.network, network)
+    denoiser.eval().requires_grad_(False)
+    return Model(config, image_shape, classes, denoiser, mixture, read_statement(folder))
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = yaml.safe_load(path.read_text("utf-8"))
+        if not isinstance(description, dict) or description.get("format") != 1:
+            raise DpdmError(f"{path}: not a model description of this version of dpdm (format 1)")
+        missing = {"image", "classes", "config"} - description.keys()
+        if missing:
+            raise DpdmError(f"{path}: damaged, {', '.join(sorted(missing))} missing")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise DpdmError(f"{path}: damaged, not readable as YAML") from None
+    return description
+
+
+def read_statement(folder: Path) -> dict[str, Any] | None:
+    """``privacy.json`` of a release folder, or None where there is none.
+
+    Raises:
+        DpdmError: the file is damaged.
+    """
+    path = folder / "privacy.json"
+    if not path.is_file():
+        return None
+    try:
+        statement: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise DpdmError(f"{path}: damaged, not readable as JSON") from None
+    return statement

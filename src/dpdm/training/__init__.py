@@ -1,0 +1,18 @@
+"""Training: wires private data to mechanisms and mechanisms to the optimiser."""
+
+from dpdm.training.events import TrainingEvent
+from dpdm.training.folder import RunFolder
+from dpdm.training.interrupt import Interrupted
+from dpdm.training.plan import Plan, make_plan
+from dpdm.training.run import Run, open_run, train
+
+__all__ = [
+    "Interrupted",
+    "Plan",
+    "Run",
+    "RunFolder",
+    "TrainingEvent",
+    "make_plan",
+    "open_run",
+    "train",
+]

@@ -1,0 +1,175 @@
+"""A run on disk: ``release/`` may leave the building, ``private/`` stays. No overwriting."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpdm.config import Config, load_config, to_yaml
+from dpdm.errors import DpdmError, RequestError
+from dpdm.release.files import write_text
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def release(self) -> Path:
+        """What the guarantee covers."""
+        return self.path / "release"
+
+    @property
+    def private(self) -> Path:
+        """What was derived from the data without noise."""
+        return self.path / "private"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints, the fitted prior, and the weights after warm-up."""
+        return self.private / "checkpoints"
+
+    @property
+    def ledger(self) -> Path:
+        """The append-only list of mechanisms that ran."""
+        return self.private / "ledger.jsonl"
+
+    @property
+    def config(self) -> Path:
+        """The whole configuration."""
+        return self.private / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per step."""
+        return self.private / "metrics.jsonl"
+
+    @property
+    def state(self) -> Path:
+        """Facts about the run's progress and cost."""
+        return self.private / "state.json"
+
+    @property
+    def prior(self) -> Path:
+        """The fitted prior: released through mechanisms, kept so that it is fitted once."""
+        return self.checkpoints / "prior.safetensors"
+
+    @property
+    def warmed_up(self) -> Path:
+        """Weights after warm-up."""
+        return self.checkpoints / "warmed-up.safetensors"
+
+    def read_state(self) -> dict[str, Any]:
+        """``state.json``, or nothing."""
+        try:
+            state: dict[str, Any] = json.loads(self.state.read_text("utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError):
+            raise DpdmError(f"{self.state}: damaged, not readable as JSON") from None
+        return state
+
+    def update_state(self, **facts: Any) -> None:
+        """Adds facts to ``state.json``, atomically."""
+        write_text(self.state, json.dumps(self.read_state() | facts, indent=1) + "\n")
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended and the release's model is written."""
+        return bool(self.read_state().get("trained"))
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Adds one line to ``metrics.jsonl``."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every step once, the last time it was done, in order; a torn last line is passed over."""
+        if not self.metrics.is_file():
+            return []
+        steps: dict[tuple[bool, int], dict[str, Any]] = {}
+        for line in self.metrics.read_text("utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            steps[record["phase"] != "warm-up", record["step"]] = record
+        return [steps[key] for key in sorted(steps)]
+
+
+def open_run_folder(path: Path, config: Config, *, resume: bool, force: bool) -> RunFolder:
+    """A new folder, or an existing one under the rules of ``--resume`` and ``--force``.
+
+    ``force`` moves an existing run aside (``NAME.previous-1``): its ledger says what was spent, and
+    that must not be lost.
+
+    Raises:
+        RequestError: the folder exists and neither was asked for; nothing to resume; a resumed run
+            with another configuration, naming the first key that differs.
+    """
+    folder = RunFolder(path)
+    if path.exists() and not path.is_dir():
+        raise RequestError(f"--out {path}: is a file; give a folder that does not exist yet")
+    occupied = path.is_dir() and any(path.iterdir())
+    if occupied and force and not resume:
+        number = 1
+        while (aside := path.with_name(f"{path.name}.previous-{number}")).exists():
+            number += 1
+        path.rename(aside)
+        occupied = False
+    if occupied and not resume:
+        if not folder.private.is_dir():
+            raise RequestError(
+                f"--out {path}: holds other files; give a folder that does not exist yet"
+            )
+        report = folder.release / "report.html"
+        done = f"its report is {report}; " if report.is_file() else ""
+        raise RequestError(
+            f"--out {path}: a run is already there; {done}--resume goes on "
+            "with it, --force starts anew"
+        )
+    if occupied and folder.config.is_file():
+        _same_config(folder, config)
+        return folder
+    if resume and not occupied:
+        raise RequestError(
+            f"--out {path}: there is no run to resume; leave --resume away to start one"
+        )
+    try:
+        for part in (folder.release, folder.checkpoints):
+            part.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DpdmError(f"--out {path}: cannot be made ({error.strerror})") from None
+    write_text(folder.config, to_yaml(config))
+    write_text(
+        folder.private / "README.txt",
+        "Derived from private data without noise: not covered by the guarantee. Do not share.\n",
+    )
+    return folder
+
+
+_MAY_CHANGE = ("max_steps", "checkpoint_every", "microbatch")
+
+
+def _same_config(folder: RunFolder, config: Config) -> None:
+    """A resumed run keeps its settings; only how far and in what pieces it runs may change."""
+    before = load_config(folder.config)
+    for section in type(config).model_fields:
+        if section in ("sampling", "evaluation"):
+            continue
+        old, new = getattr(before, section), getattr(config, section)
+        if not hasattr(old, "model_dump"):
+            continue
+        for key, value in old.model_dump().items():
+            changed = new.model_dump()[key]
+            if changed != value and not (section == "training" and key in _MAY_CHANGE):
+                raise RequestError(
+                    f"--resume: {section}.{key}={changed!r}, but the run in {folder.path} was "
+                    f"started "
+                    f"with {value!r}; use that value, or another --out for a new run"
+                )
+    write_text(folder.config, to_yaml(config))

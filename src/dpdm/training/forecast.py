@@ -1,0 +1,240 @@
+"""``dpdm plan`` and ``dpdm presets``: what a run would cost and be worth, before it starts.
+
+Only public facts enter: settings, declared size, image shape, classes, and a timing on random
+images.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpdm.config import Config, load_config
+from dpdm.data import Dataset
+from dpdm.diffusion.denoiser import Denoiser
+from dpdm.diffusion.objective import denoising_loss
+from dpdm.diffusion.views import draw_views
+from dpdm.privacy import per_unit_gradients
+from dpdm.release import build_denoiser
+from dpdm.training.plan import Plan, make_plan
+
+_ENOUGH_SIGNAL = 3.0
+"""The paper's MNIST row at epsilon 0.2 has 2.7; its rows at 1 and 10 have 12 and 86."""
+
+_ENOUGH_RESOLUTION = 20.0
+
+_PUBLIC_FACTS: dict[str | None, tuple[int, int, tuple[int, int, int]]] = {
+    "digits": (1437, 10, (8, 8, 1)),
+    "mnist": (60_000, 10, (28, 28, 1)),
+    "fashion": (60_000, 10, (28, 28, 1)),
+    "cifar10": (50_000, 10, (32, 32, 3)),
+    "celeba": (162_770, 0, (64, 64, 3)),
+}
+_IMAGENET = (1_281_167, 1000, (32, 32, 3))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What ``dpdm plan`` prints.
+
+    Attributes:
+        plan: noise, steps, sample rate.
+        epsilon: the budget, None for a run without privacy.
+        parameters: of the network, 0 where there is none.
+        seconds: expected training time on this machine, from a timing on random images.
+        memory_bytes: peak memory of the timed process.
+        signal_to_noise: sqrt(T) B / (sigma sqrt(P)): how far the noise of all steps together lies
+            below the largest clipped signal; None without steps or noise.
+        warnings: one line each.
+    """
+
+    name: str
+    plan: Plan
+    epsilon: float | None
+    delta: float
+    parameters: int
+    seconds: float
+    memory_bytes: int
+    signal_to_noise: float | None
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        prior = self.plan.prior
+        return {
+            "name": self.name,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "public_size": self.plan.public_size,
+            "sample_rate": self.plan.sample_rate,
+            "steps": self.plan.steps,
+            "noise_multiplier": self.plan.noise_multiplier or None,
+            "prior_noise_multiplier": prior.noise_multiplier if prior else None,
+            "prior_dimension": prior.dimension if prior else None,
+            "prior_clusters": prior.clusters if prior else None,
+            "image_passes": self.plan.image_passes,
+            "parameters": self.parameters,
+            "seconds": round(self.seconds, 1),
+            "memory_bytes": self.memory_bytes,
+            "signal_to_noise": self.signal_to_noise,
+            "warnings": list(self.warnings),
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Label and value, for a table."""
+        plan = self.plan
+        promise = (
+            "none (privacy.enabled=false)"
+            if self.epsilon is None
+            else f"epsilon {self.epsilon:g}, delta {self.delta:g}"
+        )
+        rows = [("promise", promise), ("units, treated as public", f"{plan.public_size:,}")]
+        if plan.prior:
+            kinds = ", ".join(plan.prior.shares)
+            rows.append(("prior", f"{kinds}; noise multiplier {plan.prior.noise_multiplier:.4g}"))
+            rows.append(
+                (
+                    "prior's size",
+                    f"{plan.prior.dimension} frequencies, {plan.prior.clusters} Gaussians a class",
+                )
+            )
+        if plan.steps:
+            rows.append(("steps", f"{plan.steps:,} at sample rate {plan.sample_rate:.5g}"))
+            if plan.noise_multiplier:
+                rows.append(("noise multiplier of a step", f"{plan.noise_multiplier:.6g}"))
+            rows.append(("image passes", f"{plan.image_passes:,}"))
+        if self.parameters:
+            rows.append(("parameters", f"{self.parameters:,}"))
+        if self.signal_to_noise is not None:
+            rows.append(("signal to noise over all steps", f"{self.signal_to_noise:.3g}"))
+        rows.append(("training time here", _duration(self.seconds)))
+        rows.append(("memory", f"{self.memory_bytes / 2**30:.1f} GiB"))
+        return rows
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+
+
+def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast:
+    """Plans the run and times one microbatch of random images.
+
+    Raises:
+        RequestError: what ``train`` would refuse.
+    """
+    height, width, channels = dataset.shape
+    pixels = height * width * channels
+    plan = make_plan(
+        config, public_size=dataset.public_size, classes=len(dataset.classes), pixels=pixels
+    )
+    denoiser = build_denoiser(config, (channels, height, width), len(dataset.classes), None)
+    parameters, seconds = 0, 0.0
+    if isinstance(denoiser, Denoiser):
+        parameters = sum(p.numel() for p in denoiser.network.parameters())
+    signal = None
+    if parameters and plan.steps and plan.noise_multiplier:
+        noise = plan.noise_multiplier * math.sqrt(parameters)
+        signal = math.sqrt(plan.steps) * config.training.batch_size / noise
+    if isinstance(denoiser, Denoiser) and plan.steps:
+        seconds = _time_microbatch(config, denoiser.to(device), dataset, device)
+        microbatches = math.ceil(config.training.batch_size / config.training.microbatch)
+        seconds *= microbatches * plan.steps
+    return Forecast(
+        config.name,
+        plan,
+        config.privacy.epsilon if config.privacy.enabled else None,
+        config.privacy.delta,
+        parameters,
+        seconds,
+        _peak_memory(device),
+        signal,
+        tuple(_warnings(plan, signal, max(len(dataset.classes), 1))),
+    )
+
+
+def _warnings(plan: Plan, signal: float | None, classes: int) -> list[str]:
+    found = []
+    if signal is not None and signal < _ENOUGH_SIGNAL:
+        found.append(
+            f"the data is small for this epsilon: over all steps, signal to noise is at most "
+            f"{signal:.2g}; gradient steps will add little. More units, a larger batch, a smaller "
+            "network or training.steps=0 with the prior would help"
+        )
+    if plan.prior is not None and plan.prior.noise_multiplier:
+        resolution = plan.public_size / classes / plan.prior.noise_multiplier
+        if resolution < _ENOUGH_RESOLUTION:
+            found.append(
+                f"the data is small for this epsilon: {plan.public_size // classes} units a class "
+                f"against a noise multiplier of {plan.prior.noise_multiplier:.3g}; expect class "
+                "means that are blurred by noise"
+            )
+    return found
+
+
+def _time_microbatch(
+    config: Config, denoiser: Denoiser, dataset: Dataset, device: torch.device
+) -> float:
+    height, width, channels = dataset.shape
+    units, views = config.training.microbatch, config.views.count
+    generator = torch.Generator().manual_seed(0)
+    sigma, noise = draw_views(
+        config.views.law,
+        denoiser.config,
+        units,
+        views,
+        (channels, height, width),
+        generator=generator,
+        device=device,
+    )
+    images = torch.rand((units * views, channels, height, width), generator=generator).to(device)
+    labels = None
+    if dataset.classes:
+        labels = torch.zeros(units * views, dtype=torch.int64, device=device)
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        per_unit_gradients(denoiser, denoising_loss, (images, sigma, noise, labels), views=views)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return float(np.min(times))
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def preset_row(name: str) -> dict[str, Any]:
+    """A preset with what it costs, at the size its data set is known to have."""
+    config = load_config(name)
+    size, classes, shape = _PUBLIC_FACTS.get(config.data.spec, _IMAGENET)
+    channels = config.data.channels or shape[2]
+    side = config.data.image_size
+    pixels = (side * side if side else shape[0] * shape[1]) * channels
+    plan = make_plan(config, public_size=size, classes=classes, pixels=pixels)
+    return {
+        "name": name,
+        "about": config.about,
+        "epsilon": config.privacy.epsilon,
+        "delta": config.privacy.delta,
+        "steps": plan.steps,
+        "batch_size": config.training.batch_size,
+        "views": config.views.count,
+        "sample_rate": plan.sample_rate,
+        "noise_multiplier": plan.noise_multiplier or None,
+        "image_passes": plan.image_passes,
+    }

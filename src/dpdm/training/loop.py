@@ -1,0 +1,214 @@
+"""The two training loops: warm-up on samples of the prior, and DP-SGD on the private images.
+
+Both are generators that yield after every step, so that whoever drives them decides when to save,
+print or stop. The optimiser of the second sees the noised mean gradient and nothing else of the
+data.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpdm.config import Config
+from dpdm.data import Dataset
+from dpdm.diffusion.denoiser import Denoiser
+from dpdm.diffusion.mixture import Mixture
+from dpdm.diffusion.objective import denoising_loss
+from dpdm.diffusion.views import draw_views
+from dpdm.privacy import DpSgdStep, Gradients, Session, per_unit_gradients
+from dpdm.training.checkpoint import Phase, TrainingState
+from dpdm.training.draws import keyed_generator
+from dpdm.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What is logged of a step, on the private side: ``private_`` marks what came without noise."""
+
+    phase: Phase
+    step: int
+    seconds: float
+    images: int
+    loss: float
+    private_units: int = 0
+    private_clipped_share: float = 0.0
+    private_nonfinite_units: int = 0
+
+
+def learning_rate(config: Config, peak: float, step: int, steps: int) -> float:
+    """Of step number ``step`` (from 0) of ``steps``: constant, or half a cosine down to 0."""
+    if config.training.schedule == "cosine":
+        return peak * 0.5 * (1.0 + math.cos(math.pi * step / max(steps, 1)))
+    return peak
+
+
+def _drop_labels(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Labels (N,) with a share of them replaced by -1, for classifier-free guidance."""
+    dropped = torch.rand(labels.shape, generator=generator) < share
+    return labels.masked_fill(dropped.to(labels.device), -1)
+
+
+def _apply(state: TrainingState, gradients: Gradients, rate: float) -> None:
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    for name, parameter in state.network.named_parameters():
+        parameter.grad = gradients[name].to(parameter.dtype)
+    state.optimiser.step()
+    state.optimiser.zero_grad(set_to_none=True)
+    state.ema.update(state.network)
+    state.step += 1
+
+
+def _shape(images: Tensor) -> tuple[int, int, int]:
+    channels, height, width = images.shape[1:]
+    return channels, height, width
+
+
+def warm_up(
+    config: Config, denoiser: Denoiser, mixture: Mixture, state: TrainingState, labelled: bool
+) -> Iterator[StepRecord]:
+    """Plain training on samples of the prior: post-processing, nothing private is read.
+
+    The network learns what the base does not say already: with the base c_skip x, the prior itself.
+    """
+    device = next(denoiser.network.parameters()).device
+    pool = config.warmup.pool
+    generator = keyed_generator(config.training.seed, "warm-up pool")
+    labels = torch.arange(pool) % mixture.classes
+    images = mixture.sample(labels.to(device), generator).clamp(-1.0, 1.0)
+    while state.step < config.warmup.steps:
+        started = time.perf_counter()
+        generator = keyed_generator(config.training.seed, "warm-up", state.step)
+        chosen = torch.randint(pool, (config.warmup.batch_size,), generator=generator)
+        sigma, noise = draw_views(
+            "stratified",
+            denoiser.config,
+            1,
+            len(chosen),
+            _shape(images),
+            generator=generator,
+            device=device,
+        )
+        given = None
+        if labelled:
+            dropped = _drop_labels(labels[chosen], config.network.label_dropout, generator)
+            given = dropped.to(device)
+        loss = denoising_loss(denoiser, images[chosen.to(device)], sigma, noise, given).mean()
+        parameters = dict(denoiser.network.named_parameters())
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        rate = learning_rate(config, config.warmup.learning_rate, state.step, config.warmup.steps)
+        filled = {
+            name: torch.zeros_like(parameter) if gradient is None else gradient
+            for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
+        }
+        _apply(state, filled, rate)
+        seconds = time.perf_counter() - started
+        yield StepRecord("warm-up", state.step, seconds, len(chosen), float(loss.detach()))
+
+
+class PrivateBatches:
+    """The private images as the network wants them: a unit is one image, repeated for its views."""
+
+    def __init__(self, dataset: Dataset, config: Config, denoiser: Denoiser) -> None:
+        self._device = next(denoiser.network.parameters()).device
+        self._private_images = torch.from_numpy(np.array(dataset.private_images)).to(self._device)
+        self._private_labels = (
+            None
+            if dataset.private_labels is None or not dataset.classes
+            else torch.from_numpy(np.array(dataset.private_labels)).to(self._device)
+        )
+        self._config = config
+        self._denoiser = denoiser
+
+    def __len__(self) -> int:
+        return len(self._private_images)
+
+    def views(
+        self, units: np.ndarray[tuple[int], np.dtype[np.int64]], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Images, sigma, noise and labels of the views of some units, a unit's views adjacent."""
+        count = self._config.views.count
+        index = torch.from_numpy(np.asarray(units)).to(self._device)
+        images = self._private_images[index].permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+        images = images.repeat_interleave(count, dim=0)
+        sigma, noise = draw_views(
+            self._config.views.law,
+            self._denoiser.config,
+            len(units),
+            count,
+            _shape(images),
+            generator=generator,
+            device=self._device,
+        )
+        labels = None
+        if self._private_labels is not None:
+            labels = self._private_labels[index].repeat_interleave(count)
+            labels = _drop_labels(labels, self._config.network.label_dropout, generator)
+        return images, sigma, noise, labels
+
+
+def dp_sgd(
+    config: Config,
+    plan: Plan,
+    denoiser: Denoiser,
+    dataset: Dataset,
+    session: Session,
+    state: TrainingState,
+    may_step: Callable[[], bool],
+) -> Iterator[StepRecord]:
+    """DP-SGD from ``state.step`` on (Abadi et al. 2016, Algorithm 1; Dockhorn et al. 2023,
+    Algorithm 1).
+
+    ``may_step`` is asked before every step whether the budget allows one more.
+    """
+    batches = PrivateBatches(dataset, config, denoiser)
+    mechanism = DpSgdStep(
+        sample_rate=plan.sample_rate,
+        noise_multiplier=plan.noise_multiplier,
+        max_grad_norm=config.privacy.max_grad_norm,
+        expected_units=config.training.batch_size,
+        microbatch=config.training.microbatch,
+    )
+    parameters = {name: value.detach() for name, value in denoiser.network.named_parameters()}
+    prefix = "network."
+    steps = plan.steps
+    if config.training.max_steps is not None:
+        steps = min(steps, config.training.max_steps)
+    while state.step < steps and may_step():
+        started = time.perf_counter()
+        generator = keyed_generator(config.training.seed, "views", state.step)
+
+        def unit_gradients(
+            units: np.ndarray[tuple[int], np.dtype[np.int64]],
+            generator: torch.Generator = generator,
+        ) -> tuple[Tensor, Gradients]:
+            losses, gradients = per_unit_gradients(
+                denoiser,
+                denoising_loss,
+                batches.views(units, generator),
+                views=config.views.count,
+            )
+            return losses, {name.removeprefix(prefix): g for name, g in gradients.items()}
+
+        noised, seen = mechanism.release(
+            len(batches), unit_gradients, parameters, session, state.step
+        )
+        rate = learning_rate(config, config.training.learning_rate, state.step, plan.steps)
+        _apply(state, noised, rate)
+        yield StepRecord(
+            "DP-SGD",
+            state.step,
+            time.perf_counter() - started,
+            seen.private_units * config.views.count,
+            seen.private_loss,
+            seen.private_units,
+            seen.private_clipped_share,
+            seen.private_nonfinite_units,
+        )

@@ -1,0 +1,117 @@
+"""What a run will do, decided from public facts alone: sample rate, steps, noise, the prior's
+share.
+
+The same plan is printed by ``dpdm plan`` and ``dpdm presets`` and carried out by training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dpdm.config import Config
+from dpdm.errors import RequestError
+from dpdm.privacy import (
+    Event,
+    check_delta,
+    gaussian_noise_multiplier_for,
+    noise_multiplier_for,
+    poisson_sampled_gaussian,
+)
+from dpdm.training.prior import PriorDesign, design_prior
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The public plan of a run.
+
+    Attributes:
+        public_size: declared number of units.
+        sample_rate: probability q with which a unit takes part in a step; 0 where there are none.
+        steps: DP-SGD steps the noise is planned for.
+        noise_multiplier: of a step; 0 where privacy is off or there are no steps.
+        prior: what the prior releases, or None.
+        image_passes: images through the network in all DP-SGD steps, expected.
+    """
+
+    public_size: int
+    sample_rate: float
+    steps: int
+    noise_multiplier: float
+    prior: PriorDesign | None
+    image_passes: int
+
+    @property
+    def step_event(self) -> Event | None:
+        """The event of one DP-SGD step, or None where there is none."""
+        if not self.noise_multiplier:
+            return None
+        return poisson_sampled_gaussian(self.sample_rate, self.noise_multiplier)
+
+    def events(self) -> list[tuple[Event, int]]:
+        """Everything the run will spend, with counts."""
+        events = self.prior.events() if self.prior else []
+        step = self.step_event
+        return [*events, (step, self.steps)] if step else events
+
+
+def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) -> Plan:
+    """Solves the noise for the whole budget.
+
+    Args:
+        config: the run's settings.
+        public_size: declared number of units.
+        classes: number of classes, 0 for unlabelled data.
+        pixels: channels x height x width.
+
+    Raises:
+        RequestError: a batch larger than the data, a delta too large for it, an epsilon no noise
+            meets.
+    """
+    privacy, training = config.privacy, config.training
+    if training.batch_size > public_size and training.steps:
+        raise RequestError(
+            f"training.batch_size={training.batch_size} is more than the {public_size} units of "
+            f"the data; use at most {public_size}, for example {max(public_size // 4, 1)}"
+        )
+    sample_rate = training.batch_size / public_size if training.steps else 0.0
+    if privacy.enabled:
+        check_delta(privacy.delta, public_size)
+    design = None
+    if config.prior.enabled:
+        noise = 0.0
+        if privacy.enabled:
+            share = config.prior.share if training.steps else 1.0
+            noise = gaussian_noise_multiplier_for(
+                share * privacy.epsilon, privacy.delta, privacy.accountant
+            )
+        design = design_prior(
+            public_size=public_size,
+            classes=max(classes, 1),
+            pixels=pixels,
+            noise_multiplier=noise,
+            dimension=config.prior.dimension,
+            clusters=config.prior.clusters,
+        )
+    noise_multiplier = 0.0
+    if privacy.enabled and training.steps:
+        if design is not None and config.prior.share >= 1:
+            raise RequestError(
+                "prior.share=1 leaves nothing for training.steps; use a share below 1 or "
+                "training.steps=0"
+            )
+        noise_multiplier = noise_multiplier_for(
+            privacy.epsilon,
+            privacy.delta,
+            sample_rate,
+            training.steps,
+            others=design.events() if design else (),
+            accountant=privacy.accountant,
+        )
+    return Plan(
+        public_size=public_size,
+        sample_rate=sample_rate,
+        steps=training.steps,
+        noise_multiplier=noise_multiplier,
+        prior=design,
+        image_passes=training.steps * training.batch_size * config.views.count,
+    )

@@ -1,0 +1,108 @@
+"""Which statistics a prior releases and how its budget is split: public rules, nothing private.
+
+Everything here follows from declared quantities: the size of the data set, the number of classes,
+the number of pixels and the noise. The rules were fitted to DESIGN.md's table (MNIST) and to the
+digits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dpdm.privacy import Event, gaussian
+
+_WITHOUT_CLASS_COVARIANCE = {"moments": 0.05, "means": 0.45, "scatter": 0.50}
+_WITH_CLASS_COVARIANCE = {"moments": 0.05, "means": 0.15, "scatter": 0.20, "class scatter": 0.60}
+_WITH_CLUSTERS = {
+    "moments": 0.05,
+    "means": 0.08,
+    "scatter": 0.25,
+    "cluster search": 0.10,
+    "clusters": 0.10,
+    "class scatter": 0.42,
+}
+CLUSTER_STEPS = 3
+"""Lloyd steps that share the budget of the cluster search; one more releases the clusters."""
+
+_LARGEST_DIMENSION = 500
+_LARGEST_CLUSTERS = 16
+
+
+@dataclass(frozen=True)
+class PriorDesign:
+    """What is released, with which noise.
+
+    Attributes:
+        dimension: number D of low DCT frequencies that are modelled.
+        clusters: Gaussians per class, K.
+        noise_multiplier: of one Gaussian mechanism that costs what all releases together cost.
+        shares: share of 1/noise_multiplier**2 per kind of statistic; they add up to 1.
+    """
+
+    dimension: int
+    clusters: int
+    noise_multiplier: float
+    shares: dict[str, float]
+
+    @property
+    def class_covariance(self) -> bool:
+        """Whether each class has its own covariance; otherwise all share the pooled one."""
+        return "class scatter" in self.shares
+
+    def noise_of(self, statistic: str) -> float:
+        """Noise multiplier of one release of a statistic."""
+        share = self.shares[statistic]
+        if statistic == "cluster search":
+            share /= CLUSTER_STEPS
+        return self.noise_multiplier / math.sqrt(share)
+
+    def events(self) -> list[tuple[Event, int]]:
+        """The events of the whole prior with their counts, before anything runs."""
+        return [
+            (gaussian(self.noise_of(name)), CLUSTER_STEPS if name == "cluster search" else 1)
+            for name in self.shares
+            if self.noise_multiplier > 0
+        ]
+
+
+def design_prior(
+    *,
+    public_size: int,
+    classes: int,
+    pixels: int,
+    noise_multiplier: float,
+    dimension: int | None = None,
+    clusters: int | None = None,
+) -> PriorDesign:
+    """The public rule.
+
+    Images per class over the noise multiplier, n / sigma, is what a class statistic can resolve. At
+    n / sigma of 350, 1,600 and 12,500 (MNIST, epsilon 0.2, 1 and 10) DESIGN.md's best settings were
+    D = 150, 400, 500 and K = 1, 8, 16. A covariance per class is released where the noise on it, in
+    Frobenius norm, stays below a fraction of the covariance itself.
+
+    Args:
+        public_size: declared number of units.
+        classes: number of classes, 1 for unlabelled data.
+        pixels: channels x height x width.
+        noise_multiplier: of the whole prior; 0 for a run without privacy.
+        dimension: fixes D, at most ``pixels``.
+        clusters: fixes K.
+    """
+    resolution = public_size / classes / max(noise_multiplier, 1e-3)
+    chosen_dimension = dimension or int(
+        min(_LARGEST_DIMENSION, max(24, round(8 * math.sqrt(resolution))))
+    )
+    chosen_dimension = min(chosen_dimension, pixels)
+    chosen_clusters = clusters or int(min(_LARGEST_CLUSTERS, max(1, resolution // 200)))
+    if clusters is None and public_size / classes < 100 * chosen_clusters:
+        chosen_clusters = max(1, int(public_size / classes / 100))
+    relative_noise = chosen_dimension / resolution / math.sqrt(2 * 0.6)
+    if chosen_clusters > 1:
+        shares = _WITH_CLUSTERS
+    elif relative_noise < 0.4:
+        shares = _WITH_CLASS_COVARIANCE
+    else:
+        shares = _WITHOUT_CLASS_COVARIANCE
+    return PriorDesign(chosen_dimension, chosen_clusters, noise_multiplier, dict(shares))

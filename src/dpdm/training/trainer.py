@@ -1,0 +1,307 @@
+"""The phases of a training in order (prior, warm-up, DP-SGD, release) and what is saved."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from dpdm.config import Config
+from dpdm.data import Dataset
+from dpdm.diffusion.denoiser import Denoiser
+from dpdm.diffusion.mixture import Mixture
+from dpdm.diffusion.objective import denoising_loss
+from dpdm.errors import DpdmError
+from dpdm.networks import EMA, load_weights, save_weights
+from dpdm.privacy import (
+    Session,
+    build_statement,
+    epsilon,
+    render_markdown,
+    steps_within,
+    validate,
+)
+from dpdm.release import build_denoiser, write_release_model
+from dpdm.release.files import write_text
+from dpdm.training.checkpoint import (
+    Phase,
+    TrainingState,
+    list_checkpoints,
+    load_checkpoint,
+    phase_of,
+    save_checkpoint,
+)
+from dpdm.training.draws import keyed_generator
+from dpdm.training.events import Callback, TrainingEvent
+from dpdm.training.folder import RunFolder
+from dpdm.training.interrupt import Interrupted, InterruptFlag
+from dpdm.training.loop import StepRecord, dp_sgd, warm_up
+from dpdm.training.plan import Plan
+from dpdm.training.prior import fit_prior
+
+_EPSILON_REPORTS = 40
+"""How often a training asks the accountant what was spent so far."""
+
+
+def build_for(config: Config, dataset: Dataset, mixture: Mixture | None) -> torch.nn.Module:
+    """A denoiser with fresh weights for the images of ``dataset``; only their shape is used."""
+    height, width, channels = dataset.shape
+    generator = keyed_generator(config.training.seed, "initial weights")
+    return build_denoiser(
+        config, (channels, height, width), len(dataset.classes), mixture, generator
+    )
+
+
+class Trainer:
+    """One call of ``train``: the phases in order, and what is written between steps."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: Config,
+        plan: Plan,
+        folder: RunFolder,
+        session: Session,
+        interrupt: InterruptFlag,
+        tell: Callback,
+        device: torch.device,
+    ) -> None:
+        self.dataset, self.config, self.plan, self.folder = dataset, config, plan, folder
+        self.session, self.interrupt, self.tell, self.device = session, interrupt, tell, device
+        self.started = time.perf_counter()
+        self.budget_stop = False
+
+    def run(self) -> None:
+        """Prior, warm-up, DP-SGD, release."""
+        mixture = self._prior()
+        denoiser = build_for(self.config, self.dataset, mixture).to(self.device)
+        network = None
+        if isinstance(denoiser, Denoiser):
+            state = self._train(denoiser, mixture)
+            network = state.ema.tensors if state.ema.updates else state.network.state_dict()
+        self._release(network, mixture)
+
+    def _prior(self) -> Mixture | None:
+        design = self.plan.prior
+        if design is None:
+            return None
+        height, width, channels = self.dataset.shape
+        path = self.folder.prior
+        if path.is_file():
+            tensors, metadata = load_weights(path)
+            self._require(metadata.get("ledger_head", ""))
+            return Mixture.from_tensors(tensors, (channels, height, width)).to(self.device)
+        if self.session.ledger is not None:
+            self._check_prior_budget()
+        self.tell(TrainingEvent("prior", "fitting the prior to noised statistics"))
+        mixture = fit_prior(
+            self.dataset.private_images,
+            self.dataset.private_labels if self.dataset.classes else None,
+            len(self.dataset.classes),
+            design,
+            self.session,
+            self.config.training.seed,
+        )
+        head = "" if self.session.ledger is None else self.session.ledger.head
+        save_weights(path, mixture.to_tensors(), {"ledger_head": head})
+        self.folder.update_state(prior_seconds=time.perf_counter() - self.started)
+        self.tell(TrainingEvent("prior", epsilon=self._epsilon()))
+        return mixture.to(self.device)
+
+    def _check_prior_budget(self) -> None:
+        """A fit that was killed half-way is spent, and done again only within the budget."""
+        ledger, privacy = self.session.ledger, self.config.privacy
+        assert ledger is not None
+        assert self.plan.prior is not None
+        spent = [(event, count) for _, event, count in ledger.counted_events()]
+        if not spent or (self.session.noise is not None and not self.session.noise.private):
+            return
+        together = [*spent, *self.plan.prior.events()]
+        if epsilon(together, privacy.delta, privacy.accountant) > privacy.epsilon:
+            raise DpdmError(
+                f"{self.folder.path}: the run was stopped while it released statistics, and "
+                f"releasing "
+                f"them again would exceed epsilon {privacy.epsilon:g}; the ledger keeps what "
+                f"was spent: "
+                "start a new run with --force or another --out"
+            )
+
+    def _train(self, denoiser: Denoiser, mixture: Mixture | None) -> TrainingState:
+        config, network = self.config, denoiser.network
+        checkpoints = list_checkpoints(self.folder.checkpoints)
+        phase = phase_of(checkpoints[-1]) if checkpoints else "warm-up"
+        state = self._fresh_state(denoiser, phase)
+        if checkpoints:
+            self._require(load_checkpoint(checkpoints[-1], state))
+        if state.phase == "warm-up":
+            if config.warmup.steps and mixture is not None:
+                labelled = bool(self.dataset.classes)
+                records = warm_up(config, denoiser, mixture, state, labelled)
+                self._drive(records, state, config.warmup.steps)
+                state.ema.copy_to(network)
+                save_weights(self.folder.warmed_up, state.ema.tensors, {})
+            state = self._fresh_state(denoiser, "DP-SGD")
+            self._save(state)
+        if self.plan.steps:
+            self._validate(denoiser)
+            if not self.config.privacy.enabled or self._steps_left():
+                records = dp_sgd(
+                    config, self.plan, denoiser, self.dataset, self.session, state, self._may_step
+                )
+                self._drive(records, state, self.plan.steps)
+        self.folder.update_state(steps_done=state.step, budget_stop=self.budget_stop)
+        return state
+
+    def _save(self, state: TrainingState) -> None:
+        ledger = self.session.ledger
+        save_checkpoint(self.folder.checkpoints, state, "" if ledger is None else ledger.head)
+
+    def _require(self, ledger_head: str) -> None:
+        """Refuses a file written when the ledger held more than it does now."""
+        if self.session.ledger is not None and ledger_head:
+            self.session.ledger.require(ledger_head)
+
+    def _fresh_state(self, denoiser: Denoiser, phase: Phase) -> TrainingState:
+        network = denoiser.network
+        decay = self.config.training.ema_decay
+        return TrainingState(
+            network=network,
+            optimiser=torch.optim.Adam(network.parameters(), foreach=True),
+            ema=EMA(network, decay, warmup=phase == "warm-up"),
+            phase=phase,
+            step=0,
+        )
+
+    def _validate(self, denoiser: Denoiser) -> None:
+        """Two random units, nothing private: no unit may influence another's loss or gradient."""
+        views = self.config.views.count
+        height, width, channels = self.dataset.shape
+        generator = keyed_generator(0, "validation")
+        count = 2 * min(views, 2)
+        shape = (count, channels, height, width)
+        labels = None
+        if self.dataset.classes:
+            labels = torch.zeros(count, dtype=torch.int64, device=self.device)
+        inputs = (
+            torch.rand(shape, generator=generator).to(self.device) * 2 - 1,
+            torch.rand(count, generator=generator).to(self.device) + 0.1,
+            torch.randn(shape, generator=generator).to(self.device),
+            labels,
+        )
+        validate(denoiser, denoising_loss, inputs, views=min(views, 2))
+
+    def _steps_left(self) -> int:
+        """Steps that the budget still allows, by the ledger."""
+        ledger, event, privacy = self.session.ledger, self.plan.step_event, self.config.privacy
+        if ledger is None or event is None:
+            return self.plan.steps
+        counted = ledger.counted_events()
+        done = sum(count for _, known, count in counted if known == event)
+        others = [(known, count) for _, known, count in counted if known != event]
+        allowed = steps_within(
+            privacy.epsilon,
+            privacy.delta,
+            event,
+            others,
+            privacy.accountant,
+            at_most=max(self.plan.steps, done + 1),
+        )
+        self._allowed, self._event = allowed, event
+        return max(allowed - done, 0)
+
+    def _may_step(self) -> bool:
+        ledger = self.session.ledger
+        if ledger is None or (self.session.noise is not None and not self.session.noise.private):
+            return True
+        if ledger.count(self._event) < self._allowed:
+            return True
+        self.budget_stop = True
+        self.tell(
+            TrainingEvent(
+                "stopped",
+                "stopped before the step that would exceed the budget: steps done again after an "
+                "interruption are counted twice",
+            )
+        )
+        return False
+
+    def _drive(self, records: Iterator[StepRecord], state: TrainingState, steps: int) -> None:
+        """Runs a loop: logs, saves at intervals and at Ctrl-C, stops there."""
+        every = self.config.training.checkpoint_every
+        report_every = max(1, steps // _EPSILON_REPORTS)
+        saved = state.step
+        for record in records:
+            spent = None
+            if record.phase == "DP-SGD" and (record.step % report_every == 0):
+                spent = self._epsilon()
+            self.folder.append_metrics(
+                {
+                    "phase": record.phase,
+                    "step": record.step,
+                    "loss": record.loss,
+                    "epsilon": spent,
+                    "units": record.private_units,
+                    "clipped": record.private_clipped_share,
+                    "nonfinite": record.private_nonfinite_units,
+                    "images": record.images,
+                    "seconds": round(record.seconds, 4),
+                }
+            )
+            self.tell(TrainingEvent("step", record=record, steps=steps, epsilon=spent))
+            if record.step % every == 0 or self.interrupt.raised:
+                self._save(state)
+                saved = record.step
+            if self.interrupt.raised:
+                raise Interrupted(
+                    f"interrupted after {record.phase} step {record.step} of {steps}; saved in "
+                    f"{self.folder.path}: --resume goes on"
+                )
+        if saved != state.step:
+            self._save(state)
+
+    def _epsilon(self) -> float | None:
+        ledger, privacy = self.session.ledger, self.config.privacy
+        return None if ledger is None else ledger.epsilon(privacy.delta, privacy.accountant)
+
+    def _release(self, network: dict[str, torch.Tensor] | None, mixture: Mixture | None) -> None:
+        height, width, channels = self.dataset.shape
+        write_statement(self.folder, self.config, self.dataset, self.session)
+        write_release_model(
+            self.folder.release,
+            self.config,
+            (channels, height, width),
+            self.dataset.classes,
+            network,
+            mixture,
+        )
+        state = self.folder.read_state()
+        seconds = float(state.get("training_seconds", 0.0)) + time.perf_counter() - self.started
+        self.folder.update_state(trained=True, training_seconds=seconds, device=str(self.device))
+        self.tell(TrainingEvent("released", str(self.folder.release), epsilon=self._epsilon()))
+
+
+def write_statement(
+    folder: RunFolder, config: Config, dataset: Dataset, session: Session
+) -> dict[str, Any]:
+    """Writes ``privacy.json`` and ``PRIVACY.md`` from the ledger."""
+    noise = session.noise
+    statement = build_statement(
+        [] if session.ledger is None else session.ledger.counted_events(),
+        delta=config.privacy.delta,
+        accountant=config.privacy.accountant,
+        unit=config.privacy.unit,
+        noise_source="none" if noise is None else noise.description,
+        enabled=config.privacy.enabled,
+        seeded=noise is not None and not noise.private,
+        planned_epsilon=config.privacy.epsilon,
+        image_shape=dataset.shape,
+        classes=len(dataset.classes),
+        public_size=dataset.public_size,
+        public_size_declared=dataset.public_size_declared,
+    )
+    write_text(folder.release / "privacy.json", json.dumps(statement, indent=2) + "\n")
+    write_text(folder.release / "PRIVACY.md", render_markdown(statement))
+    return statement

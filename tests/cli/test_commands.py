@@ -1,0 +1,365 @@
+"""The command line as people and scripts meet it: output, JSON, exit status, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dpdm.cli import main
+
+SMALL = [
+    part
+    for change in (
+        "training.batch_size=64",
+        "training.steps=4",
+        "training.microbatch=32",
+        "views.count=2",
+        "network.base_channels=8",
+        "sampling.count=200",
+        "sampling.steps=3",
+    )
+    for part in ("--set", change)
+]
+
+
+@pytest.fixture
+def dpdm(capsys) -> Callable[..., tuple[int, str, str]]:
+    """``dpdm(*arguments)`` -> exit status, standard output, standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A small run with everything in it."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", "digits", "--out", str(folder), *SMALL])
+    assert not stopped.value.code
+    return folder
+
+
+def test_a_run_leaves_every_file_of_the_interface(finished):
+    release = {path.name for path in (finished / "release").iterdir()}
+    assert release == {
+        "model.safetensors",
+        "model.yaml",
+        "privacy.json",
+        "PRIVACY.md",
+        "samples.npz",
+        "report.html",
+    }
+    private = {path.name for path in (finished / "private").iterdir()}
+    assert {
+        "config.yaml",
+        "ledger.jsonl",
+        "checkpoints",
+        "metrics.jsonl",
+        "evaluation.json",
+        "report.html",
+    } <= private
+
+
+def test_the_evaluation_measures_the_stages(finished):
+    evaluation = json.loads((finished / "private" / "evaluation.json").read_text())
+    assert set(evaluation["accuracy"]) == {"lr", "mlp", "cnn"}
+    assert [stage["name"] for stage in evaluation["stages"]] == ["Prior alone", "After DP-SGD"]
+
+
+def test_nothing_measured_on_real_data_is_in_the_release(finished):
+    evaluation = json.loads((finished / "private" / "evaluation.json").read_text())
+    records = (finished / "private" / "metrics.jsonl").read_text().splitlines()
+    secrets = [f"{value:.3f}" for value in evaluation["accuracy"].values()]
+    secrets += [f"{json.loads(line)['loss']:.4f}" for line in records]
+    for path in (finished / "release").iterdir():
+        if path.suffix in (".json", ".yaml", ".md", ".html"):
+            text = re.sub(r"data:image/png;base64,[^\"]*", "", path.read_text())
+            for secret in secrets:
+                assert secret not in text, (path.name, secret)
+
+
+def test_a_second_run_into_the_same_folder_is_refused_and_names_the_report(dpdm, finished):
+    status, out, err = dpdm("run", "digits", "--out", str(finished), *SMALL)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("error:")
+    assert "report.html" in err
+    assert err.count("\n") == 1
+
+
+def test_resuming_a_finished_run_says_that_it_is_finished(dpdm, finished):
+    status, _, err = dpdm("run", "digits", "--out", str(finished), "--resume", *SMALL)
+    assert status == 0
+    assert "finished" in err
+
+
+def test_statement_json_has_the_keys_of_the_interface(dpdm, finished):
+    status, out, _ = dpdm("privacy", "statement", str(finished), "--json")
+    statement = json.loads(out)
+    assert status == 0
+    assert {
+        "private",
+        "epsilon",
+        "delta",
+        "unit",
+        "adjacency",
+        "accountant",
+        "mechanisms",
+        "noise_source",
+        "covered",
+        "not_covered",
+    } <= statement.keys()
+    assert {"name", "event", "count"} <= statement["mechanisms"][0].keys()
+    assert statement["private"] is True
+
+
+def test_the_release_alone_samples_and_states(dpdm, finished, tmp_path):
+    shutil.copytree(finished / "release", tmp_path / "release")
+    status, out, _ = dpdm("privacy", "statement", str(tmp_path / "release"))
+    assert status == 0
+    assert "epsilon" in out
+    status, _, _ = dpdm(
+        "sample", str(tmp_path / "release"), "-n", "12", "--out", str(tmp_path / "s.npz")
+    )
+    assert status == 0
+    with np.load(tmp_path / "s.npz") as arrays:
+        assert arrays["images"].shape == (12, 8, 8, 1)
+        assert arrays["images"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", ["out.npz", "out.parquet", "folder/"])
+def test_samples_open_like_any_data_set(dpdm, finished, tmp_path, name):
+    path = str(tmp_path / name)
+    status, _, _ = dpdm("sample", str(finished), "-n", "30", "--seed", "1", "--out", path)
+    assert status == 0
+    status, out, err = dpdm("data", "check", path, "--json")
+    report = json.loads(out)
+    assert status == 0
+    assert report["count"] == 30
+    assert report["ready"] is True
+    assert "private" not in err
+
+
+def test_the_same_seed_draws_the_same_samples(dpdm, finished, tmp_path):
+    for name in ("a", "b"):
+        dpdm(
+            "sample",
+            str(finished),
+            "-n",
+            "5",
+            "--seed",
+            "7",
+            "--out",
+            str(tmp_path / f"{name}.npz"),
+        )
+    with np.load(tmp_path / "a.npz") as one, np.load(tmp_path / "b.npz") as other:
+        np.testing.assert_array_equal(one["images"], other["images"])
+
+
+def test_sampling_does_not_overwrite(dpdm, finished, tmp_path):
+    (tmp_path / "s.npz").write_bytes(b"mine")
+    status, _, err = dpdm("sample", str(finished), "-n", "5", "--out", str(tmp_path / "s.npz"))
+    assert status == 2
+    assert "there already" in err
+    assert (tmp_path / "s.npz").read_bytes() == b"mine"
+
+
+def test_evaluate_writes_and_prints_json(dpdm, finished, tmp_path):
+    samples = str(finished / "release" / "samples.npz")
+    target = tmp_path / "e.json"
+    status, _, _ = dpdm("evaluate", samples, "--test", "digits@test", "--json", str(target))
+    assert status == 0
+    accuracy = json.loads(target.read_text())["accuracy"]
+    assert set(accuracy) == {"lr", "mlp", "cnn"}
+    assert all(0 <= value <= 1 for value in accuracy.values())
+
+
+def test_ledger_json_counts_the_mechanisms(dpdm, finished):
+    status, out, _ = dpdm("privacy", "ledger", str(finished), "--json")
+    summary = json.loads(out)
+    assert status == 0
+    counts = {entry["name"]: entry["count"] for entry in summary["mechanisms"]}
+    assert counts["DP-SGD step"] == 4
+
+
+def test_a_tampered_ledger_is_refused_by_line(dpdm, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    ledger = tmp_path / "run" / "private" / "ledger.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text("".join(lines[:2] + lines[3:]))
+    status, _, err = dpdm("privacy", "ledger", str(tmp_path / "run"))
+    assert status == 1
+    assert "line 3" in err
+
+
+def test_report_is_written_again(dpdm, finished, tmp_path):
+    status, _, _ = dpdm("report", str(finished), "--out", str(tmp_path / "private.html"))
+    assert status == 0
+    assert "not covered" in (tmp_path / "private.html").read_text().lower()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "noise"),
+    [
+        (["--epsilon", "10", "--steps", "4394"], 2.380),
+        (["--epsilon", "10", "--steps", "4394", "--accountant", "rdp"], 2.514),
+        (["--epsilon", "1", "--steps", "4394"], 17.01),
+        (["--epsilon", "1", "--steps", "4394", "--accountant", "rdp"], 18.35),
+        (["--epsilon", "0.2", "--steps", "732"], 30.68),
+        (["--epsilon", "0.2", "--steps", "732", "--accountant", "rdp"], 33.33),
+    ],
+)
+def test_privacy_plan_prints_the_checked_values(dpdm, arguments, noise):
+    rate = str(4096 / 60000)
+    status, out, err = dpdm(
+        "privacy", "plan", "--delta", "1e-5", "--sample-rate", rate, *arguments, "--json"
+    )
+    result = json.loads(out)
+    assert (status, err) == (0, "")
+    assert set(result) == {
+        "epsilon",
+        "delta",
+        "noise_multiplier",
+        "sample_rate",
+        "steps",
+        "accountant",
+    }
+    assert result["noise_multiplier"] == pytest.approx(noise, rel=3e-4)
+
+
+def test_privacy_plan_solves_for_epsilon(dpdm):
+    status, out, _ = dpdm(
+        *[
+            "privacy",
+            "plan",
+            "--delta",
+            "1e-5",
+            "--sample-rate",
+            "0.01",
+            "--steps",
+            "100",
+            "--noise-multiplier",
+            "1",
+        ],
+        "--json",
+    )
+    assert status == 0
+    assert 0.3 < json.loads(out)["epsilon"] < 3
+
+
+def test_plan_says_what_a_run_would_cost(dpdm):
+    status, out, _ = dpdm("plan", "digits", *SMALL, "--json")
+    forecast = json.loads(out)
+    assert status == 0
+    assert forecast["noise_multiplier"] > 0
+    assert forecast["image_passes"] == 4 * 64 * 2
+    assert forecast["seconds"] > 0
+    assert forecast["memory_bytes"] > 0
+
+
+def test_plan_warns_where_the_data_is_too_small(dpdm):
+    status, _, err = dpdm("plan", "digits", *SMALL, "--set", "privacy.epsilon=0.05")
+    assert status == 0
+    assert err.count("warning:") == 2
+
+
+def test_presets_list_and_print(dpdm):
+    status, out, _ = dpdm("presets", "--json")
+    rows = {row["name"]: row for row in json.loads(out)["presets"]}
+    assert status == 0
+    assert rows["mnist-eps10"]["noise_multiplier"] == pytest.approx(2.380, rel=1e-3)
+    assert rows["mnist-eps10"]["image_passes"] == 4394 * 4096 * 32
+    status, out, _ = dpdm("presets", "mnist-eps10")
+    assert status == 0
+    assert "batch_size: 4096" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nonsense"], "No such command"),
+        (["run"], "Missing argument"),
+        (["run", "digitz"], "did you mean digits"),
+        (["run", "digits", "--set", "training.stps=3"], "did you mean training.steps"),
+        (["run", "digits", "--set", "privacy.epsilon=0"], "privacy.epsilon"),
+        (["run", "digits", "--set", "privacy.epsilon=.inf"], "privacy.epsilon"),
+        (["run", "digits", "--set", "privacy.epsilon=.nan"], "privacy.epsilon"),
+        (["run", "digits", "--set", "privacy.delta=0.01"], "delta"),
+        (["run", "digits", "--set", "privacy.epsilon=1e-9"], "epsilon"),
+        (["run", "digits", "--data", "/nowhere"], "/nowhere"),
+        (["run", "digits", "--device", "tpu"], "--device"),
+        (["train", "digits", "--resume", "--out", "/tmp/not-a-run-of-dpdm"], "no run to resume"),
+        (["sample", "/nowhere"], "/nowhere"),
+        (["privacy", "statement", "/nowhere"], "/nowhere"),
+        (["privacy", "plan", "--delta", "1e-5", "--sample-rate", "0.1"], "Missing option"),
+        (
+            [
+                "privacy",
+                "plan",
+                "--delta",
+                "1e-5",
+                "--sample-rate",
+                "0",
+                "--steps",
+                "1",
+                "--epsilon",
+                "1",
+            ],
+            "sample rate",
+        ),
+        (["data", "fetch", "imagenet"], "imagenet"),
+        (["evaluate", "/nowhere", "--test", "digits@test"], "/nowhere"),
+        (["evaluate", "digits", "--test", "digits@test", "--metrics", "fid"], "fid"),
+        (["presets", "nonsense"], "nonsense"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_status_two(dpdm, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = dpdm(*arguments)
+    lines = [line for line in err.splitlines() if line]
+    assert status == 2
+    assert out == ""
+    assert len(lines) == 1
+    assert lines[0].startswith("error:")
+    assert says in lines[0]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_set_takes_several_settings(dpdm):
+    both = ["plan", "digits", "--set", "training.steps=3", "training.batch_size=32", "--json"]
+    status, out, _ = dpdm(*both, *SMALL[4:])
+    assert status == 0
+    forecast = json.loads(out)
+    assert (forecast["steps"], forecast["image_passes"]) == (3, 3 * 32 * 2)
+
+
+def test_module_and_script_are_the_same_program():
+    module = subprocess.run(
+        [sys.executable, "-m", "dpdm", "--version"], capture_output=True, text=True, check=True
+    )
+    script = subprocess.run(
+        [Path(sys.executable).parent / "dpdm", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert module.stdout == script.stdout != ""
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, dpdm.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

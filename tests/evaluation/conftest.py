@@ -1,0 +1,89 @@
+"""Real digits as stand-ins for synthetic ones, and a report with something in every part."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from dpdm.evaluation import ReportContent, Stage
+
+DIGITS = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The part of a Dataset that evaluation reads."""
+
+    private_images: np.ndarray
+    private_labels: np.ndarray | None
+    classes: tuple[str, ...] = DIGITS
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.private_images.shape[1:]
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[Collection, Collection]:
+    """scikit-learn's digits as uint8 (N, 8, 8, 1): 1,437 to train on, 360 to test."""
+    data = load_digits()
+    images = np.round(data.images * 255 / 16).astype(np.uint8)[..., None]
+    labels = data.target.astype(np.int64)
+    x, x_test, y, y_test = train_test_split(
+        images, labels, test_size=0.2, random_state=0, stratify=labels
+    )
+    return Collection(x, y), Collection(x_test, y_test)
+
+
+@pytest.fixture
+def statement() -> dict[str, Any]:
+    return {
+        "private": True,
+        "epsilon": 9.9987,
+        "delta": 1e-4,
+        "unit": "image",
+        "adjacency": "add or remove one unit",
+        "accountant": "pld",
+        "mechanisms": [{"name": "dp-sgd step", "event": "PoissonSampled(0.36)", "count": 250}],
+        "noise_source": "operating system",
+        "covered": ["The weights."],
+        "not_covered": ["The folder private/."],
+        "in_words": ["One image changes little."],
+        "treated_as_public": ["The number of images."],
+    }
+
+
+@pytest.fixture
+def content(digits: tuple[Collection, Collection], statement: dict[str, Any]) -> ReportContent:
+    images, labels = digits[0].private_images[:200], digits[0].private_labels[:200]
+    return ReportContent(
+        title="Synthetic digits",
+        preset="digits",
+        statement=statement,
+        images=images,
+        labels=labels,
+        classes=DIGITS,
+        sample_count=5000,
+        stages=(
+            Stage("Prior alone", "Samples of the mixture.", images, labels, {"mlp": 0.938}),
+            Stage("After DP-SGD", "Samples of the network.", images, labels, {"mlp": 0.951}),
+        ),
+        history=tuple(
+            {"step": step, "loss": 1 / (step + 1), "epsilon": 0.1 * step, "phase": "DP-SGD"}
+            for step in range(50)
+        ),
+        evaluation={
+            "accuracy": {"lr": 0.912, "mlp": 0.951, "cnn": 0.938},
+            "accuracy_spread": {"mlp": 0.004},
+            "per_class": {"mlp": {"0": 0.99, "8": 0.87}},
+            "synthetic_images": 5000,
+            "test_images": 360,
+            "seeds": 3,
+            "notes": ["The test set was read once."],
+        },
+        cost={"seconds": 217.0, "image_passes": 1234567, "device": "cpu"},
+        config={"privacy.epsilon": 10.0, "data.spec": "digits"},
+    )

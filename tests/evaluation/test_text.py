@@ -1,0 +1,89 @@
+"""Numbers as text for people."""
+
+import pytest
+
+from dpdm.evaluation.text import (
+    compact,
+    duration,
+    epsilon_text,
+    factor_text,
+    percent_up,
+    quantity,
+    readable_key,
+    scientific,
+)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [
+        (10.0, "10"),
+        (9.9987, "10"),
+        (9.981, "9.99"),
+        (1, "1"),
+        (0.2, "0.2"),
+        (0.01234, "0.013"),
+        (100.0, "100"),
+        (float("inf"), "none"),
+        (None, "none"),
+    ],
+)
+def test_an_epsilon_is_rounded_up_never_down(epsilon, text):
+    assert epsilon_text(epsilon) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1e-5, "10⁻⁵"), (2.5e-6, "2.5 × 10⁻⁶"), (0.0, "0"), (None, "none")]
+)
+def test_delta_is_a_power_of_ten(value, text):
+    assert scientific(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.42, "0.42 s"), (12.34, "12.3 s"), (245, "4 min 05 s"), (7380, "2 h 03 min")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_quantities_are_shown_by_the_ending_of_their_name():
+    assert quantity("train_seconds", 61) == "1 min 01 s"
+    assert quantity("peak_bytes", 3 * 2**20) == "3.0 MiB"
+    assert quantity("image_passes", 1234567) == "1,234,567"
+    assert quantity("images_per_second", 1234.56) == "1,235"
+    assert quantity("device", "cpu") == "cpu"
+    assert readable_key("train_seconds") == "Train"
+    assert readable_key("seconds") == "Time"
+
+
+def test_settings_keep_their_exact_meaning():
+    assert [compact(v) for v in (True, False, None, 1e-5, [1, 2], "x")] == [
+        "true",
+        "false",
+        "–",
+        "1e-05",
+        "[1, 2]",
+        "x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [
+        (0.2, "1.23"),
+        (1.0, "2.72"),
+        (10.0, "22,027"),
+        (100.0, "2.7 × 10⁴³"),
+        (1e4, "beyond any use"),
+    ],
+)
+def test_the_factor_e_to_the_epsilon_is_rounded_up(epsilon, text):
+    assert factor_text(epsilon) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.01, "1%"), (0.27181, "27.2%"), (0.07, "7%"), (1.0, "100%"), (0, "0%")]
+)
+def test_a_bound_on_a_share_is_rounded_up(share, text):
+    assert percent_up(share) == text

@@ -1,0 +1,185 @@
+"""Clipped sums: no unit adds more than max_norm, whatever rounding does."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpdm.errors import RequestError
+from dpdm.privacy.gradients import clip_and_sum, clip_factors, per_unit_norms
+
+MAX_NORM = 0.7
+
+
+def random_gradients(units: int = 5, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    shapes = {"weight": (4, 3, 2), "bias": (4,), "scale": ()}
+    return {name: scale * torch.randn(units, *shape) for name, shape in shapes.items()}
+
+
+def flat(gradients: dict[str, torch.Tensor], unit: int) -> torch.Tensor:
+    return torch.cat([g[unit].flatten().double() for g in gradients.values()])
+
+
+def flat_sum(sums: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([s.flatten().double() for s in sums.values()])
+
+
+def test_the_sum_is_that_of_a_loop_over_units():
+    gradients = random_gradients()
+    weights = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
+    expected = torch.zeros_like(flat(gradients, 0))
+    for u in range(5):
+        g = flat(gradients, u)
+        expected += weights[u] * g * min(1.0, MAX_NORM / float(g.norm()))
+    found = clip_and_sum(gradients, MAX_NORM, weights)
+    torch.testing.assert_close(flat_sum(found.sums), expected, rtol=3e-6, atol=1e-6)
+    assert {name: s.shape for name, s in found.sums.items()} == {
+        name: g.shape[1:] for name, g in gradients.items()
+    }
+
+
+def test_norms_are_over_all_parameters_together():
+    gradients = {"a": torch.tensor([[3.0], [0.0]]), "b": torch.tensor([4.0, 2.0])}
+    assert torch.equal(per_unit_norms(gradients), torch.tensor([5.0, 2.0], dtype=torch.float64))
+
+
+def test_a_gradient_within_the_bound_is_left_as_it_is():
+    gradients = random_gradients(units=1, scale=1e-3)
+    found = clip_and_sum(gradients, MAX_NORM)
+    for name, gradient in gradients.items():
+        assert torch.equal(found.sums[name], gradient[0])
+
+
+def test_an_infinite_bound_clips_nothing():
+    gradients = random_gradients(units=1, scale=1e3)
+    found = clip_and_sum(gradients, math.inf)
+    for name, gradient in gradients.items():
+        assert torch.equal(found.sums[name], gradient[0])
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.integers(1, 3000),
+    log_scale=st.floats(-20, 18),
+    log_bound=st.floats(-6, 3),
+    constant=st.booleans(),
+)
+def test_no_rounding_lets_a_clipped_gradient_exceed_the_bound(
+    seed, size, log_scale, log_bound, constant
+):
+    """A unit's own contribution, its norm taken exactly (float64), searched for an excess."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.full((size,), 0.1) if constant else torch.randn(size, generator=generator)
+    gradient = draw * 10**log_scale
+    max_norm = 10**log_bound
+    split = size // 2
+    gradients = {"a": gradient[None, :split], "b": gradient[None, split:]}
+    contribution = flat_sum(clip_and_sum(gradients, max_norm).sums)
+    assert float(contribution.norm()) <= max_norm
+
+
+def test_bounds_a_hair_below_the_norm_are_kept():
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(300):
+        gradient = torch.randn(1, 257, generator=generator)
+        exact = float(gradient.double().norm())
+        for bound in (exact, math.nextafter(exact, 0.0), exact * (1 - 1e-7)):
+            (total,) = clip_and_sum({"a": gradient}, bound).sums.values()
+            assert float(total.double().norm()) <= bound
+
+
+def test_a_clipped_gradient_loses_next_to_nothing_of_the_bound():
+    (total,) = clip_and_sum({"a": torch.full((1, 100), 5.0)}, MAX_NORM).sums.values()
+    assert float(total.double().norm()) >= MAX_NORM * (1 - 2e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_unit_that_is_not_finite_counts_as_zero(value):
+    gradients = random_gradients()
+    gradients["weight"][1, 0, 0, 0] = value
+    gradients["scale"][3] = value
+    without = {name: g[[0, 2, 4]] for name, g in gradients.items()}
+    found = clip_and_sum(gradients, MAX_NORM)
+    torch.testing.assert_close(
+        flat_sum(found.sums), flat_sum(clip_and_sum(without, MAX_NORM).sums), rtol=1e-5, atol=1e-7
+    )
+    assert found.nonfinite.tolist() == [False, True, False, True, False]
+
+
+def test_padding_that_is_not_finite_is_zero_and_is_not_counted():
+    gradients = random_gradients(units=2)
+    gradients["bias"][1] = math.nan
+    found = clip_and_sum(gradients, MAX_NORM, torch.tensor([1.0, 0.0]))
+    assert flat_sum(found.sums).isfinite().all()
+    assert found.nonfinite.tolist() == [False, False]
+
+
+def test_large_finite_gradients_do_not_overflow():
+    """Squares beyond float32's largest number: the unit is clipped, not dropped."""
+    found = clip_and_sum({"a": torch.full((1, 4), 1e30)}, MAX_NORM)
+    assert found.norms.tolist() == pytest.approx([2e30])
+    assert float(found.sums["a"].norm()) == pytest.approx(MAX_NORM, rel=1e-5)
+
+
+def test_zero_gradients_stay_zero():
+    found = clip_and_sum({"a": torch.zeros(3, 4)}, MAX_NORM)
+    assert not found.sums["a"].any()
+    assert not found.nonfinite.any()
+
+
+def test_only_padding_sums_to_zero():
+    found = clip_and_sum(random_gradients(), MAX_NORM, torch.zeros(5))
+    assert not flat_sum(found.sums).any()
+
+
+def test_gradients_are_read_and_not_written():
+    gradients = random_gradients()
+    gradients["bias"][1] = math.nan
+    before = {name: g.clone() for name, g in gradients.items()}
+    clip_and_sum(gradients, MAX_NORM)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_same_gradients_give_the_same_bits():
+    gradients = random_gradients(units=64)
+    first = clip_and_sum(gradients, MAX_NORM)
+    for _ in range(3):
+        again = clip_and_sum(gradients, MAX_NORM)
+        assert all(torch.equal(again.sums[name], first.sums[name]) for name in gradients)
+
+
+def test_low_precision_gradients_are_summed_in_float32():
+    gradients = {"a": torch.ones(300, 2, dtype=torch.bfloat16)}
+    (total,) = clip_and_sum(gradients, 10.0).sums.values()
+    assert total.dtype == torch.float32
+    assert total.tolist() == [300.0, 300.0]
+
+
+def test_factors_are_at_most_one_and_zero_for_what_is_not_finite():
+    factors = clip_factors(torch.tensor([0.0, 0.5, 2.0, math.inf, math.nan]), 1.0)
+    assert factors.tolist() == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0], rel=1e-5)
+
+
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, math.nan])
+def test_a_bound_that_bounds_nothing_is_refused(max_norm):
+    with pytest.raises(RequestError, match="max_norm"):
+        clip_and_sum(random_gradients(), max_norm)
+
+
+@pytest.mark.parametrize(
+    "weights", [torch.ones(4), torch.tensor([1, 1, 1, 1, 1.5]), torch.tensor([1, 1, -1, 1, 1.0])]
+)
+def test_weights_that_break_the_bound_are_refused(weights):
+    with pytest.raises(RequestError, match="weights"):
+        clip_and_sum(random_gradients(), MAX_NORM, weights)
+
+
+def test_no_gradients_are_refused():
+    with pytest.raises(RequestError, match="no parameter"):
+        clip_and_sum({}, MAX_NORM)

@@ -1,0 +1,332 @@
+"""What a training leaves on disk, what it spends, and that interruptions change neither."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import dpdm
+from dpdm.errors import DpdmError, RequestError
+from dpdm.networks import load_weights
+from dpdm.privacy import epsilon, poisson_sampled_gaussian, read_ledger
+from dpdm.training import Interrupted, RunFolder, make_plan, train
+
+SMALL = (
+    "training.batch_size=64",
+    "training.steps=30",
+    "training.checkpoint_every=4",
+    "views.count=2",
+    "network.base_channels=8",
+)
+
+
+def weights(run_path: Path) -> dict[str, torch.Tensor]:
+    return load_weights(run_path / "release" / "model.safetensors")[0]
+
+
+def steps_in_ledger(path: Path) -> int:
+    ledger = read_ledger(path / "private" / "ledger.jsonl")
+    return sum(count for name, _, count in ledger.counted_events() if name == "DP-SGD step")
+
+
+def interrupt_at(step: int):
+    def callback(event) -> None:
+        if event.record is not None and event.record.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return callback
+
+
+def test_a_run_has_a_release_and_a_private_side(digits, small, tmp_path):
+    run = train(digits, small(), tmp_path / "run")
+    released = {path.name for path in run.release.iterdir()}
+    assert released == {"model.safetensors", "model.yaml", "privacy.json", "PRIVACY.md"}
+    private = {path.name for path in run.folder.private.iterdir()}
+    assert {"config.yaml", "ledger.jsonl", "checkpoints", "metrics.jsonl"} <= private
+
+
+def test_the_statement_holds_the_planned_promise_and_no_more(digits, small, tmp_path):
+    statement = train(digits, small(), tmp_path / "run").statement()
+    assert statement["private"] is True
+    assert statement["delta"] == 1e-4
+    assert 9.9 < statement["epsilon"] <= 10.0
+    names = [use["name"] for use in statement["mechanisms"]]
+    assert "DP-SGD step" in names
+    assert "prior class means" in names
+
+
+def test_max_steps_reports_the_epsilon_of_the_steps_that_ran(digits, small, tmp_path):
+    config = small("training.max_steps=3", "prior.enabled=false")
+    run = train(digits, config, tmp_path / "run")
+    plan = make_plan(config, public_size=1437, classes=10, pixels=64)
+    event = poisson_sampled_gaussian(64 / 1437, plan.noise_multiplier)
+    assert run.statement()["epsilon"] == pytest.approx(epsilon([(event, 3)], 1e-4))
+    assert run.statement()["epsilon"] < 10.0
+    assert epsilon([(event, 6)], 1e-4) <= 10.0
+
+
+def test_a_run_stopped_at_max_steps_goes_on_when_it_is_raised(digits, small, tmp_path):
+    seeded = ("privacy.noise_seed=1",)
+    train(digits, small("training.max_steps=3", *seeded), tmp_path / "run")
+    train(digits, small(*seeded), tmp_path / "run", resume=True)
+    train(digits, small(*seeded), tmp_path / "whole")
+    assert steps_in_ledger(tmp_path / "run") == 6
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(digits, small, tmp_path, at):
+    config = small("privacy.noise_seed=1")
+    train(digits, config, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="--resume"):
+        train(digits, config, tmp_path / "run", callback=interrupt_at(at))
+    train(digits, config, tmp_path / "run", resume=True)
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=0, atol=0)
+    assert steps_in_ledger(tmp_path / "run") == 6
+
+
+def test_interrupted_warm_up_resumes_to_the_same_weights(digits, small, tmp_path):
+    config = small(
+        "privacy.noise_seed=1", "warmup.steps=6", "warmup.pool=100", "diffusion.base=skip"
+    )
+    train(digits, config, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(digits, config, tmp_path / "run", callback=interrupt_at(3))
+    train(digits, config, tmp_path / "run", resume=True)
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=0, atol=0)
+
+
+def test_a_release_of_an_interrupted_run_does_not_exist_yet(digits, small, tmp_path):
+    with pytest.raises(Interrupted):
+        train(digits, small(), tmp_path / "run", callback=interrupt_at(2))
+    with pytest.raises(RequestError, match="--resume"):
+        dpdm.load(tmp_path / "run")
+
+
+def test_steps_that_are_done_again_are_counted_again_and_the_budget_still_holds(
+    digits, small, tmp_path
+):
+    config = small()
+    with pytest.raises(Interrupted):
+        train(digits, config, tmp_path / "run", callback=interrupt_at(5))
+    folder = RunFolder(tmp_path / "run")
+    for checkpoint in sorted(folder.checkpoints.glob("1-*"))[1:]:
+        checkpoint.unlink()  # as if the last one had not been written: four steps are done again
+    train(digits, config, tmp_path / "run", resume=True)
+    statement = json.loads((folder.release / "privacy.json").read_text())
+    assert steps_in_ledger(tmp_path / "run") >= 6
+    assert statement["epsilon"] <= 10.0
+    assert folder.read_state()["budget_stop"] is True
+
+
+def test_killed_in_the_middle_of_a_step_the_ledger_counts_every_step_begun(tmp_path):
+    """The child is killed by -9 without warning; what it had printed as begun must be counted."""
+    run = tmp_path / "run"
+
+    def arguments(resume: bool) -> list[str]:
+        settings = [part for change in SMALL for part in ("--set", change)]
+        command = [sys.executable, "-m", "dpdm", "train", "digits", "--out", str(run), *settings]
+        return [*command, "--resume"] if resume else command
+
+    for _ in range(3):
+        child = subprocess.Popen(arguments(resume=run.exists()), stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and child.poll() is None:
+            if (run / "private" / "metrics.jsonl").is_file():
+                time.sleep(0.05)
+                break
+            time.sleep(0.01)
+        child.kill()
+        child.wait()
+    finished = subprocess.run(arguments(resume=True), capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    logged = (run / "private" / "metrics.jsonl").read_text().splitlines()
+    assert steps_in_ledger(run) >= len(logged)
+    statement = json.loads((run / "release" / "privacy.json").read_text())
+    assert statement["epsilon"] <= 10.0
+
+
+def test_an_existing_run_is_refused_and_keeps_its_files(digits, small, tmp_path):
+    train(digits, small(), tmp_path / "run")
+    before = (tmp_path / "run" / "private" / "ledger.jsonl").read_bytes()
+    with pytest.raises(RequestError, match="--resume"):
+        train(digits, small(), tmp_path / "run")
+    assert (tmp_path / "run" / "private" / "ledger.jsonl").read_bytes() == before
+
+
+def test_force_moves_the_old_run_aside_with_its_ledger(digits, small, tmp_path):
+    train(digits, small(), tmp_path / "run")
+    train(digits, small(), tmp_path / "run", force=True)
+    assert steps_in_ledger(tmp_path / "run.previous-1") == 6
+    assert steps_in_ledger(tmp_path / "run") == 6
+
+
+def test_resuming_a_finished_run_says_so_and_spends_nothing(digits, small, tmp_path):
+    train(digits, small(), tmp_path / "run")
+    messages = []
+    train(digits, small(), tmp_path / "run", resume=True, callback=messages.append)
+    assert "finished" in messages[-1].message
+    assert steps_in_ledger(tmp_path / "run") == 6
+
+
+def test_resuming_with_other_settings_is_refused_by_key(digits, small, tmp_path):
+    with pytest.raises(Interrupted):
+        train(digits, small(), tmp_path / "run", callback=interrupt_at(2))
+    with pytest.raises(RequestError, match=r"privacy\.epsilon"):
+        train(digits, small("privacy.epsilon=20"), tmp_path / "run", resume=True)
+
+
+def test_a_folder_of_other_files_is_left_alone(digits, small, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RequestError, match="other files"):
+        train(digits, small(), tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_settings_that_do_not_fit_are_refused_before_a_folder_is_made(digits, small, tmp_path):
+    for change, named in (
+        ("training.batch_size=5000", "training.batch_size"),
+        ("privacy.delta=0.001", "delta"),
+        ("network.patch=3", "network.patch"),
+        ("prior.share=1", "prior.share"),
+    ):
+        with pytest.raises(RequestError, match=named):
+            train(digits, small(change), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_one_clear_error(digits, small, tmp_path):
+    with pytest.raises(Interrupted):
+        train(digits, small(), tmp_path / "run", callback=interrupt_at(2))
+    folder = RunFolder(tmp_path / "run")
+    for checkpoint in folder.checkpoints.glob("1-*"):
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-7])
+    with pytest.raises(DpdmError, match="safetensors"):
+        train(digits, small(), tmp_path / "run", resume=True)
+
+
+def test_without_privacy_there_is_no_ledger_and_the_statement_says_so(digits, small, tmp_path):
+    run = train(digits, small("privacy.enabled=false"), tmp_path / "run")
+    assert not run.folder.ledger.exists()
+    assert run.statement()["private"] is False
+    assert run.statement()["epsilon"] is None
+    assert "NOT PRIVATE" in (run.release / "PRIVACY.md").read_text().splitlines()[0]
+
+
+def test_a_chosen_noise_seed_is_reproducible_and_not_private(digits, small, tmp_path):
+    runs = [
+        train(digits, small("privacy.noise_seed=3"), tmp_path / name) for name in ("one", "two")
+    ]
+    for name, value in weights(runs[0].path).items():
+        torch.testing.assert_close(weights(runs[1].path)[name], value, rtol=0, atol=0)
+    assert runs[0].statement()["private"] is False
+    assert "NOT PRIVATE" in (runs[0].release / "PRIVACY.md").read_text().splitlines()[0]
+
+
+def test_two_private_runs_differ(digits, small, tmp_path):
+    runs = [train(digits, small(), tmp_path / name) for name in ("one", "two")]
+    assert any(
+        not torch.equal(value, weights(runs[1].path)[name])
+        for name, value in weights(runs[0].path).items()
+    )
+
+
+def test_the_prior_alone_is_a_release(digits, small, tmp_path):
+    run = train(digits, small("training.steps=0"), tmp_path / "run")
+    assert run.statement()["epsilon"] == pytest.approx(10.0, rel=0.01)
+    assert run.statement()["epsilon"] <= 10.0
+    images, labels = run.model().sample(30, seed=0)
+    assert images.shape == (30, 8, 8, 1)
+    assert images.dtype == np.uint8
+    assert labels.dtype == np.int64
+    by_diffusion, _ = run.model().sample(10, sampler="heun", steps=5, seed=0)
+    assert by_diffusion.shape == (10, 8, 8, 1)
+
+
+def test_unlabelled_images_train_and_sample(digits, small, tmp_path):
+    unlabelled = dpdm.Dataset(
+        name="mine",
+        shape=digits.shape,
+        classes=(),
+        public_size=digits.public_size,
+        public_size_declared=False,
+        private_images=digits.private_images,
+        private_labels=None,
+        private_groups=None,
+    )
+    images, labels = train(unlabelled, small(), tmp_path / "run").model().sample(4, seed=0)
+    assert images.shape == (4, 8, 8, 1)
+    assert set(labels) == {-1}
+
+
+def test_no_file_of_the_release_names_the_data(digits, small, tmp_path):
+    config = small("data.spec=/secret/ward-7/scans")
+    run = train(digits, config, tmp_path / "run")
+    for path in run.release.iterdir():
+        assert b"ward-7" not in path.read_bytes()
+
+
+def test_the_release_does_not_hold_the_exact_size_unless_it_is_treated_as_public(
+    digits, small, tmp_path
+):
+    declared = dpdm.open_dataset("digits", public_size=1400)
+    run = train(declared, small(), tmp_path / "run")
+    for path in run.release.iterdir():
+        if path.suffix in (".yaml", ".json", ".md"):
+            assert "1437" not in path.read_text()
+            assert "1,437" not in path.read_text()
+    statement = run.statement()
+    assert any("1400" in line.replace(",", "") for line in statement["treated_as_public"])
+
+
+def test_the_release_alone_samples_and_states_elsewhere(digits, small, tmp_path):
+    run = train(digits, small(), tmp_path / "run")
+    here = run.model().sample(8, seed=5)[0]
+    shutil.copytree(run.release, tmp_path / "elsewhere" / "release")
+    shutil.rmtree(run.path)
+    model = dpdm.load(tmp_path / "elsewhere" / "release")
+    np.testing.assert_array_equal(model.sample(8, seed=5)[0], here)
+    assert model.statement["private"] is True
+
+
+def test_the_released_config_is_one_that_trains(digits, small, tmp_path):
+    run = train(digits, small(), tmp_path / "run")
+    description = yaml.safe_load((run.release / "model.yaml").read_text())
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(description["config"]))
+    again = dpdm.load_config(tmp_path / "again.yaml", ["training.max_steps=1"])
+    train(digits, again, tmp_path / "again")
+
+
+def test_labels_are_uniform_given_or_from_the_noised_histogram(digits, small, tmp_path):
+    model = train(digits, small("training.steps=0"), tmp_path / "run").model()
+    assert np.bincount(model.sample(100, seed=0)[1]).tolist() == [10] * 10
+    assert set(model.sample(6, labels=[3, 4], seed=0)[1]) == {3, 4}
+    drawn = model.sample(2000, labels="histogram", seed=0)[1]
+    assert np.bincount(drawn, minlength=10).min() > 100
+    with pytest.raises(RequestError, match="classes are 0 to 9"):
+        model.sample(5, labels=[11])
+    without = train(digits, small("prior.enabled=false"), tmp_path / "without").model()
+    with pytest.raises(RequestError, match="no noised class histogram"):
+        without.sample(5, labels="histogram")
+
+
+def test_the_losses_of_the_log_fall_on_the_private_side_only(digits, small, tmp_path):
+    run = train(digits, small(), tmp_path / "run")
+    records = run.folder.read_metrics()
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert all(np.isfinite(record["loss"]) for record in records)
+    assert not any("loss" in path.name or "metrics" in path.name for path in run.release.iterdir())
