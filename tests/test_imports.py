@@ -64,7 +64,6 @@ def copy(tmp_path: Path) -> Path:
         ("release", "privacy"),
         ("release", "training"),
         ("evaluation", "training"),
-        ("evaluation", "privacy"),
         ("training", "evaluation"),
         ("training", "cli"),
         ("pipeline", "cli"),

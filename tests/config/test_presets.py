@@ -70,7 +70,7 @@ rows = pytest.mark.parametrize("name", ROWS)
 
 
 def test_every_row_of_the_paper_and_the_digits_are_shipped() -> None:
-    assert set(preset_names()) == {"digits", *ROWS}
+    assert set(preset_names()) == {"digits", "own", *ROWS}
 
 
 def test_own_presets_are_listed_before_those_of_the_paper() -> None:

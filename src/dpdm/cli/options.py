@@ -59,10 +59,11 @@ def open_with(config: Config, spec: str) -> Dataset:
     """A data set, brought to the size and channels of the configuration."""
     from dpdm.data import open_dataset
 
-    return open_dataset(
+    found = open_dataset(
         spec,
         image_size=config.data.image_size,
         channels=config.data.channels,
         on_error=config.data.on_error,
         public_size=config.data.public_size,
     )
+    return found if config.data.labels else found.without_labels()

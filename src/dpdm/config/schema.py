@@ -46,6 +46,7 @@ class DataConfig(_Section):
     on_error: Literal["fail", "skip"] = Field(
         "fail", description="what to do with an unreadable image"
     )
+    labels: bool = Field(True, description="false trains an unconditional model")
     public_size: PositiveCount | None = Field(
         None, description="declared number of images; unset, the exact count is treated as public"
     )
@@ -133,6 +134,10 @@ class TrainingConfig(_Section):
         4096, description="expected units per step, B; q = B / public size"
     )
     steps: Count = Field(4394, description="steps the noise is planned for")
+    least_signal: NonNegative = Field(
+        0.0,
+        description="with a prior: no gradient steps where their signal to noise is less",
+    )
     max_steps: Count | None = Field(
         None, description="stop earlier, with the epsilon actually spent"
     )

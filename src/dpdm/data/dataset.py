@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,10 @@ class Dataset:
     private_groups: Integers | None = field(default=None, repr=False)
     private_problems: tuple[Problem, ...] = field(default=(), repr=False)
     private_sizes_seen: Mapping[tuple[int, int], int] = field(default_factory=dict, repr=False)
+
+    def without_labels(self) -> Dataset:
+        """The same images as an unlabelled set."""
+        return replace(self, classes=(), private_labels=None)
 
     def __post_init__(self) -> None:
         _check_images(self.name, self.private_images, self.shape)

@@ -23,21 +23,22 @@ from dpdm.diffusion.objective import denoising_loss
 from dpdm.diffusion.views import draw_views
 from dpdm.privacy import per_unit_gradients
 from dpdm.release import build_denoiser
-from dpdm.training.plan import Plan, make_plan
+from dpdm.training.plan import Plan, make_plan, parameter_count, settle, signal_to_noise
 
 _ENOUGH_SIGNAL = 3.0
 """The paper's MNIST row at epsilon 0.2 has 2.7; its rows at 1 and 10 have 12 and 86."""
 
 _ENOUGH_RESOLUTION = 20.0
 
-_PUBLIC_FACTS: dict[str | None, tuple[int, int, tuple[int, int, int]]] = {
+# Images, classes and shape by name of the data, or of the preset where its data has no name here.
+_PUBLIC_FACTS: dict[str, tuple[int, int, tuple[int, int, int]]] = {
     "digits": (1437, 10, (8, 8, 1)),
     "mnist": (60_000, 10, (28, 28, 1)),
     "fashion": (60_000, 10, (28, 28, 1)),
     "cifar10": (50_000, 10, (32, 32, 3)),
     "celeba": (162_770, 0, (64, 64, 3)),
+    "imagenet32-eps10": (1_281_167, 1000, (32, 32, 3)),
 }
-_IMAGENET = (1_281_167, 1000, (32, 32, 3))
 
 
 @dataclass(frozen=True)
@@ -134,18 +135,15 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
         RequestError: what ``train`` would refuse.
     """
     height, width, channels = dataset.shape
-    pixels = height * width * channels
+    shape, classes = (channels, height, width), len(dataset.classes)
+    asked = config
+    config = settle(config, public_size=dataset.public_size, classes=classes, image_shape=shape)
     plan = make_plan(
-        config, public_size=dataset.public_size, classes=len(dataset.classes), pixels=pixels
+        config, public_size=dataset.public_size, classes=classes, pixels=math.prod(shape)
     )
-    denoiser = build_denoiser(config, (channels, height, width), len(dataset.classes), None)
-    parameters, seconds = 0, 0.0
-    if isinstance(denoiser, Denoiser):
-        parameters = sum(p.numel() for p in denoiser.network.parameters())
-    signal = None
-    if parameters and plan.steps and plan.noise_multiplier:
-        noise = plan.noise_multiplier * math.sqrt(parameters)
-        signal = math.sqrt(plan.steps) * config.training.batch_size / noise
+    denoiser = build_denoiser(config, shape, classes, None)
+    parameters, seconds = parameter_count(config, shape, classes), 0.0
+    signal = signal_to_noise(config, plan, shape, classes)
     if isinstance(denoiser, Denoiser) and plan.steps:
         seconds = _time_microbatch(config, denoiser.to(device), dataset, device)
         microbatches = math.ceil(config.training.batch_size / config.training.microbatch)
@@ -159,12 +157,17 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
         seconds,
         _peak_memory(device),
         signal,
-        tuple(_warnings(plan, signal, max(len(dataset.classes), 1))),
+        tuple(_warnings(plan, signal, max(classes, 1), left_out=config is not asked)),
     )
 
 
-def _warnings(plan: Plan, signal: float | None, classes: int) -> list[str]:
+def _warnings(plan: Plan, signal: float | None, classes: int, left_out: bool) -> list[str]:
     found = []
+    if left_out:
+        found.append(
+            "no gradient steps: they would be mostly noise at this epsilon "
+            "(training.least_signal); the prior has the whole budget"
+        )
     if signal is not None and signal < _ENOUGH_SIGNAL:
         found.append(
             f"the data is small for this epsilon: over all steps, signal to noise is at most "
@@ -219,22 +222,38 @@ def _peak_memory(device: torch.device) -> int:
 
 
 def preset_row(name: str) -> dict[str, Any]:
-    """A preset with what it costs, at the size its data set is known to have."""
+    """A preset with what it costs, at the size its data set is known to have.
+
+    Where the data is the user's own, noise and sample rate are None: `dpdm plan` gives them.
+    """
     config = load_config(name)
-    size, classes, shape = _PUBLIC_FACTS.get(config.data.spec, _IMAGENET)
-    channels = config.data.channels or shape[2]
-    side = config.data.image_size
-    pixels = (side * side if side else shape[0] * shape[1]) * channels
-    plan = make_plan(config, public_size=size, classes=classes, pixels=pixels)
-    return {
+    training = config.training
+    row = {
         "name": name,
         "about": config.about,
         "epsilon": config.privacy.epsilon,
         "delta": config.privacy.delta,
-        "steps": plan.steps,
-        "batch_size": config.training.batch_size,
+        "steps": training.steps,
+        "batch_size": training.batch_size,
         "views": config.views.count,
+        "sample_rate": None,
+        "noise_multiplier": None,
+        "image_passes": training.steps * training.batch_size * config.views.count,
+    }
+    facts = _PUBLIC_FACTS.get(config.data.spec or name)
+    if facts is None:
+        return row
+    size, classes, shape = facts
+    channels = config.data.channels or shape[2]
+    side = config.data.image_size
+    pixels = (side * side if side else shape[0] * shape[1]) * channels
+    plan = make_plan(
+        config,
+        public_size=size,
+        classes=classes if config.data.labels else 0,
+        pixels=pixels,
+    )
+    return row | {
         "sample_rate": plan.sample_rate,
         "noise_multiplier": plan.noise_multiplier or None,
-        "image_passes": plan.image_passes,
     }

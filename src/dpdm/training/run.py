@@ -26,7 +26,7 @@ from dpdm.release.files import find_release
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder, open_run_folder
 from dpdm.training.interrupt import InterruptFlag
-from dpdm.training.plan import Plan, make_plan
+from dpdm.training.plan import Plan, make_plan, settle
 from dpdm.training.trainer import Trainer, build_for
 
 
@@ -105,12 +105,22 @@ def train(
         Interrupted: Ctrl-C; the state is saved.
     """
     tell = callback or (lambda event: None)
+    if not config.data.labels:
+        dataset = dataset.without_labels()
     place = resolve_device(device)
+    height, width, channels = dataset.shape
+    asked = config
+    config = settle(
+        config,
+        public_size=dataset.public_size,
+        classes=len(dataset.classes),
+        image_shape=(channels, height, width),
+    )
     plan = make_plan(
         config,
         public_size=dataset.public_size,
         classes=len(dataset.classes),
-        pixels=dataset.shape[0] * dataset.shape[1] * dataset.shape[2],
+        pixels=height * width * channels,
     )
     build_for(
         config, dataset, None
@@ -120,6 +130,14 @@ def train(
     if folder.finished and not _may_go_further(folder, config):
         tell(TrainingEvent("released", f"{folder.path} is finished; nothing was done"))
         return run
+    if config is not asked:
+        tell(
+            TrainingEvent(
+                "plan",
+                "no gradient steps: their signal to noise would be below training.least_signal="
+                f"{config.training.least_signal:g}; the prior has the whole budget",
+            )
+        )
     tell(TrainingEvent("plan", _plan_in_words(config, plan)))
     with _session(folder, config, dataset) as session, InterruptFlag() as interrupt:
         Trainer(dataset, config, plan, folder, session, interrupt, tell, place).run()
