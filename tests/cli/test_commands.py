@@ -19,6 +19,7 @@ SMALL = [
     part
     for change in (
         "training.batch_size=64",
+        "training.least_signal=0",
         "training.steps=4",
         "training.microbatch=32",
         "views.count=2",
@@ -340,8 +341,8 @@ def test_a_wrong_request_is_one_line_and_status_two(dpdm, tmp_path, monkeypatch,
 
 
 def test_one_set_takes_several_settings(dpdm):
-    both = ["plan", "digits", "--set", "training.steps=3", "training.batch_size=32", "--json"]
-    status, out, _ = dpdm(*both, *SMALL[4:])
+    several = ["training.steps=3", "training.batch_size=32", "training.least_signal=0"]
+    status, out, _ = dpdm("plan", "digits", "--set", *several, "views.count=2", "--json")
     assert status == 0
     forecast = json.loads(out)
     assert (forecast["steps"], forecast["image_passes"]) == (3, 3 * 32 * 2)

@@ -19,6 +19,7 @@ from dpdm.data import write_samples
 
 SMALL = (
     "training.batch_size=64",
+    "training.least_signal=0",
     "training.steps=3",
     "training.microbatch=32",
     "views.count=2",

@@ -12,6 +12,7 @@ from dpdm.data import Dataset, open_dataset
 
 SMALL = (
     "training.batch_size=64",
+    "training.least_signal=0",
     "training.steps=6",
     "training.microbatch=32",
     "training.checkpoint_every=2",

@@ -24,6 +24,7 @@ from dpdm.training import Interrupted, RunFolder, make_plan, train
 
 SMALL = (
     "training.batch_size=64",
+    "training.least_signal=0",
     "training.steps=30",
     "training.checkpoint_every=4",
     "views.count=2",
@@ -330,3 +331,20 @@ def test_the_losses_of_the_log_fall_on_the_private_side_only(digits, small, tmp_
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
     assert all(np.isfinite(record["loss"]) for record in records)
     assert not any("loss" in path.name or "metrics" in path.name for path in run.release.iterdir())
+
+
+def test_gradient_steps_that_would_be_noise_are_left_out_and_the_prior_has_the_budget(
+    digits, small, tmp_path
+):
+    messages = []
+    config = small("training.least_signal=1000")
+    run = train(digits, config, tmp_path / "run", callback=messages.append)
+    assert any("least_signal" in event.message for event in messages)
+    assert "DP-SGD step" not in [use["name"] for use in run.statement()["mechanisms"]]
+    assert run.statement()["epsilon"] == pytest.approx(10.0, rel=0.01)
+    assert train(digits, config, tmp_path / "run", resume=True).path == run.path
+
+
+def test_labels_can_be_left_out(digits, small, tmp_path):
+    run = train(digits, small("data.labels=false", "training.steps=0"), tmp_path / "run")
+    assert run.model().classes == ()
