@@ -348,3 +348,52 @@ def test_gradient_steps_that_would_be_noise_are_left_out_and_the_prior_has_the_b
 def test_labels_can_be_left_out(digits, small, tmp_path):
     run = train(digits, small("data.labels=false", "training.steps=0"), tmp_path / "run")
     assert run.model().classes == ()
+
+
+def forget_everything_but_the_ledger(run_path: Path) -> None:
+    """As if the machine had stopped while the prior was being fitted."""
+    for part in ("release", "private/checkpoints"):
+        shutil.rmtree(run_path / part)
+        (run_path / part).mkdir()
+    (run_path / "private" / "state.json").unlink()
+
+
+def test_a_prior_that_was_spent_and_lost_is_not_released_twice_beyond_the_budget(
+    digits, small, tmp_path
+):
+    config = small("training.steps=0")
+    train(digits, config, tmp_path / "run")
+    before = (tmp_path / "run" / "private" / "ledger.jsonl").read_bytes()
+    forget_everything_but_the_ledger(tmp_path / "run")
+    with pytest.raises(DpdmError, match="would exceed epsilon 10"):
+        train(digits, config, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "private" / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_prior_fitted_twice_leaves_fewer_steps_within_the_budget(digits, small, tmp_path):
+    config = small("prior.share=0.3", "training.max_steps=0")
+    train(digits, config, tmp_path / "run")
+    forget_everything_but_the_ledger(tmp_path / "run")
+    config = small("prior.share=0.3")
+    statement = train(digits, config, tmp_path / "run", resume=True).statement()
+    counts = {use["name"]: use["count"] for use in statement["mechanisms"]}
+    assert counts["prior moments"] == 2
+    assert counts.get("DP-SGD step", 0) < 6
+    assert statement["epsilon"] <= 10.0
+
+
+def test_a_run_whose_ledger_is_lost_does_not_go_on(digits, small, tmp_path):
+    with pytest.raises(Interrupted):
+        train(digits, small(), tmp_path / "run", callback=interrupt_at(2))
+    (tmp_path / "run" / "private" / "ledger.jsonl").unlink()
+    with pytest.raises(DpdmError, match=r"ledger\.jsonl: missing"):
+        train(digits, small(), tmp_path / "run", resume=True)
+
+
+def test_a_run_whose_ledger_was_cut_short_does_not_go_on(digits, small, tmp_path):
+    with pytest.raises(Interrupted):
+        train(digits, small(), tmp_path / "run", callback=interrupt_at(4))
+    ledger = tmp_path / "run" / "private" / "ledger.jsonl"
+    ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:-3]))
+    with pytest.raises(DpdmError, match="does not contain the record"):
+        train(digits, small(), tmp_path / "run", resume=True)

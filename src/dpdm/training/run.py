@@ -13,7 +13,7 @@ import torch
 
 from dpdm.config import Config, load_config
 from dpdm.data import Dataset
-from dpdm.errors import RequestError
+from dpdm.errors import DpdmError, RequestError
 from dpdm.privacy import (
     Ledger,
     NoiseSource,
@@ -188,6 +188,11 @@ def _session(folder: RunFolder, config: Config, dataset: Dataset) -> Iterator[Se
     noise: NoiseSource = SystemNoise() if seed is None else SeededNoise(seed)
     if folder.ledger.is_file():
         ledger = Ledger.open(folder.ledger)
+    elif any(folder.checkpoints.iterdir()):
+        raise DpdmError(
+            f"{folder.ledger}: missing, though this run has spent: restore it from a backup, or "
+            "start a new run with another --out"
+        )
     else:
         ledger = Ledger.create(
             folder.ledger,
