@@ -33,7 +33,7 @@ from dpdm.evaluation.text import (
 )
 
 if TYPE_CHECKING:
-    from dpdm.evaluation.report import ReportContent, Stage
+    from dpdm.evaluation.content import ReportContent, Stage
 
 COLUMNS = 12
 STAGE_COLUMNS = 5

@@ -13,6 +13,7 @@ and only then draws noise.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -84,11 +85,14 @@ def clip_rows(private_vectors: Array, max_norm: float) -> Array:
 
 
 @dataclass(frozen=True)
-class NoisedSum:
-    """Per-segment sums of clipped vectors with Gaussian noise.
+class _GaussianRelease(ABC):
+    """A sum over all units with Gaussian noise of ``noise_multiplier`` times its sensitivity.
 
-    Sensitivity: a unit adds one vector of norm at most ``max_norm`` to one segment, so all segments
-    together move by at most ``max_norm``. Noise: ``noise_multiplier * max_norm`` on every entry.
+    Attributes:
+        name: of the mechanism, in ledger and statement.
+        noise_multiplier: standard deviation of the noise over the sensitivity.
+        max_norm: every unit's vector is clipped to this Euclidean norm.
+        segments: number of sums; a unit adds to one of them.
     """
 
     name: str
@@ -100,6 +104,51 @@ class NoisedSum:
     def event(self) -> Event:
         """One Gaussian mechanism of sensitivity 1."""
         return gaussian(self.noise_multiplier)
+
+    @property
+    @abstractmethod
+    def sensitivity(self) -> float:
+        """How far one unit more or less moves all sums together, in Euclidean norm."""
+
+    @abstractmethod
+    def exact(self, private_vectors: Array, private_segments: Integers | None = None) -> Array:
+        """The clipped sums without noise: private."""
+
+    def isotropic(self, normal: Array) -> Array:
+        """Standard normal numbers, shaped into noise that is isotropic where the sums live."""
+        return normal
+
+    def release(
+        self,
+        private_vectors: Array,
+        session: Session,
+        private_segments: Integers | None = None,
+        step: int = 0,
+    ) -> Array:
+        """Noised sums, one per segment, of vectors (N, d).
+
+        ``private_segments`` (N,) says to which of the sums each unit adds; None is the only one.
+        """
+        noise = session.spend(self, step)
+        if noise is None:
+            return replace(self, max_norm=math.inf).exact(private_vectors, private_segments)
+        total = self.exact(private_vectors, private_segments)
+        normal = noise.gaussian(total.shape, key=(self.name, step))
+        return total + self.noise_multiplier * self.sensitivity * self.isotropic(normal)
+
+
+@dataclass(frozen=True)
+class NoisedSum(_GaussianRelease):
+    """Per-segment sums of clipped vectors: (segments, d).
+
+    Sensitivity: a unit adds one vector of norm at most ``max_norm`` to one segment, so all segments
+    together move by at most ``max_norm``.
+    """
+
+    @property
+    def sensitivity(self) -> float:
+        """The clip norm."""
+        return self.max_norm
 
     def exact(self, private_vectors: Array, private_segments: Integers | None = None) -> Array:
         """The clipped sums without noise, (segments, d): private."""
@@ -114,41 +163,20 @@ class NoisedSum:
         total: Array = np.asarray(membership.dot(clipped), dtype=np.float64)
         return total
 
-    def release(
-        self,
-        private_vectors: Array,
-        session: Session,
-        private_segments: Integers | None = None,
-        step: int = 0,
-    ) -> Array:
-        """Noised sums (segments, d) of vectors (N, d); segment of each unit in [0, segments)."""
-        noise = session.spend(self, step)
-        if noise is None:
-            return replace(self, max_norm=math.inf).exact(private_vectors, private_segments)
-        total = self.exact(private_vectors, private_segments)
-        scale = self.noise_multiplier * self.max_norm
-        return total + scale * noise.gaussian(total.shape, key=(self.name, step))
-
 
 @dataclass(frozen=True)
-class NoisedScatter:
-    """Per-segment sums of outer products x x^T of clipped vectors, with symmetric Gaussian noise.
+class NoisedScatter(_GaussianRelease):
+    """Per-segment sums of outer products x x^T of clipped vectors: (segments, d, d), symmetric.
 
     Sensitivity: x x^T has Frobenius norm |x|^2, so all segments together move by at most
-    ``max_norm**2`` in the space of symmetric matrices. Noise: a standard Gaussian in an orthonormal
-    basis of that space (off-diagonal entries have 1/sqrt 2 of the diagonal's deviation), times
-    ``noise_multiplier * max_norm**2``.
+    ``max_norm**2`` in the space of symmetric matrices. The noise is a standard Gaussian in an
+    orthonormal basis of that space: off-diagonal entries have 1/sqrt 2 of the diagonal's deviation.
     """
 
-    name: str
-    noise_multiplier: float
-    max_norm: float
-    segments: int = 1
-
     @property
-    def event(self) -> Event:
-        """One Gaussian mechanism of sensitivity 1."""
-        return gaussian(self.noise_multiplier)
+    def sensitivity(self) -> float:
+        """The square of the clip norm."""
+        return self.max_norm**2
 
     def exact(self, private_vectors: Array, private_segments: Integers | None = None) -> Array:
         """The clipped scatter matrices without noise, (segments, d, d): private."""
@@ -158,22 +186,11 @@ class NoisedScatter:
         parts = [clipped[private_segments == segment] for segment in range(self.segments)]
         return np.stack([part.T @ part for part in parts])
 
-    def release(
-        self,
-        private_vectors: Array,
-        session: Session,
-        private_segments: Integers | None = None,
-        step: int = 0,
-    ) -> Array:
-        """Noised scatter matrices (segments, d, d), symmetric, of vectors (N, d)."""
-        noise = session.spend(self, step)
-        if noise is None:
-            return replace(self, max_norm=math.inf).exact(private_vectors, private_segments)
-        total = self.exact(private_vectors, private_segments)
-        raw = noise.gaussian(total.shape, key=(self.name, step))
-        upper = np.triu(raw, 1) / math.sqrt(2.0)
-        symmetric = upper + upper.transpose(0, 2, 1) + raw * np.eye(total.shape[-1])
-        return total + self.noise_multiplier * self.max_norm**2 * symmetric
+    def isotropic(self, normal: Array) -> Array:
+        """Symmetric matrices from (segments, d, d) normal numbers: upper triangle and diagonal."""
+        upper = np.triu(normal, 1) / math.sqrt(2.0)
+        symmetric: Array = upper + upper.transpose(0, 2, 1) + normal * np.eye(normal.shape[-1])
+        return symmetric
 
 
 UnitGradients = Callable[[Integers], tuple[torch.Tensor, Gradients]]
