@@ -89,7 +89,7 @@ def test_a_run_stopped_at_max_steps_goes_on_when_it_is_raised(digits, small, tmp
 
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(digits, small, tmp_path, at):
-    config = small("privacy.noise_seed=1")
+    config = small("privacy.noise_seed=1", "network.dropout=0.2")
     train(digits, config, tmp_path / "whole")
     with pytest.raises(Interrupted, match="--resume"):
         train(digits, config, tmp_path / "run", callback=interrupt_at(at))

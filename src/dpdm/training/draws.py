@@ -7,14 +7,28 @@ not: theirs is ``dpdm.privacy.NoiseSource``.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 
+def _key(seed: int, purpose: str, step: int) -> int:
+    sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), step])
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
 def keyed_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
     """A CPU generator that depends on its key alone, so that a resumed step repeats its draws."""
-    sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), step])
     generator = torch.Generator()
-    generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+    generator.manual_seed(_key(seed, purpose, step))
     return generator
+
+
+@contextmanager
+def keyed_dropout(seed: int, step: int) -> Iterator[None]:
+    """Torch's global generators, which dropout draws from, set by key and put back afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(_key(seed, "dropout", step))
+        yield

@@ -24,7 +24,7 @@ from dpdm.diffusion.objective import denoising_loss
 from dpdm.diffusion.views import draw_views
 from dpdm.privacy import DpSgdStep, Gradients, Session, per_unit_gradients
 from dpdm.training.checkpoint import Phase, TrainingState
-from dpdm.training.draws import keyed_generator
+from dpdm.training.draws import keyed_dropout, keyed_generator
 from dpdm.training.plan import Plan
 
 
@@ -100,7 +100,8 @@ def warm_up(
         if labelled:
             dropped = _drop_labels(labels[chosen], config.network.label_dropout, generator)
             given = dropped.to(device)
-        loss = denoising_loss(denoiser, images[chosen.to(device)], sigma, noise, given).mean()
+        with keyed_dropout(config.training.seed, state.step):
+            loss = denoising_loss(denoiser, images[chosen.to(device)], sigma, noise, given).mean()
         parameters = dict(denoiser.network.named_parameters())
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         rate = learning_rate(config, config.warmup.learning_rate, state.step, config.warmup.steps)
@@ -197,9 +198,10 @@ def dp_sgd(
             )
             return losses, {name.removeprefix(prefix): g for name, g in gradients.items()}
 
-        noised, seen = mechanism.release(
-            len(batches), unit_gradients, parameters, session, state.step
-        )
+        with keyed_dropout(config.training.seed, state.step):
+            noised, seen = mechanism.release(
+                len(batches), unit_gradients, parameters, session, state.step
+            )
         rate = learning_rate(config, config.training.learning_rate, state.step, plan.steps)
         _apply(state, noised, rate)
         yield StepRecord(
