@@ -59,9 +59,10 @@ def check_command(
 
 
 def _described(report: dict[str, Any]) -> list[str]:
-    height, width, channels = report["shape"] or (0, 0, 0)
-    shape = f"{height} x {width}, {channels} channel{'s' if channels != 1 else ''}"
-    lines = [f"{report['name']}: {report['count']} images, {shape}"]
+    lines = [f"{report['name']}: {report['count']} images"]
+    if report["shape"]:
+        height, width, channels = report["shape"]
+        lines[0] += f", {height} x {width}, {channels} channel{'s' if channels != 1 else ''}"
     if report["classes"]:
         counts = ", ".join(f"{entry['name']} {entry['count']}" for entry in report["classes"])
         lines.append(f"classes: {counts}")
