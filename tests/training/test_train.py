@@ -191,6 +191,14 @@ def test_resuming_with_other_settings_is_refused_by_key(digits, small, tmp_path)
         train(digits, small("privacy.epsilon=20"), tmp_path / "run", resume=True)
 
 
+def test_resuming_with_other_data_is_refused(digits, small, tmp_path):
+    with pytest.raises(Interrupted):
+        train(digits, small(), tmp_path / "run", callback=interrupt_at(2))
+    other = dpdm.open_dataset("digits", public_size=1000)
+    with pytest.raises(RequestError, match="public_size 1437"):
+        train(other, small(), tmp_path / "run", resume=True)
+
+
 def test_a_folder_of_other_files_is_left_alone(digits, small, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RequestError, match="other files"):
@@ -355,7 +363,8 @@ def forget_everything_but_the_ledger(run_path: Path) -> None:
     for part in ("release", "private/checkpoints"):
         shutil.rmtree(run_path / part)
         (run_path / part).mkdir()
-    (run_path / "private" / "state.json").unlink()
+    state = run_path / "private" / "state.json"
+    state.write_text(json.dumps({"data": json.loads(state.read_text())["data"]}))
 
 
 def test_a_prior_that_was_spent_and_lost_is_not_released_twice_beyond_the_budget(

@@ -150,6 +150,11 @@ class TrainingConfig(_Section):
         0, description="initialisation, views and warm-up"
     )
 
+    @property
+    def steps_to_do(self) -> int:
+        """The planned steps, or ``max_steps`` where that is fewer."""
+        return self.steps if self.max_steps is None else min(self.steps, self.max_steps)
+
 
 class SamplerSettings(_Section):
     """One way to sample; names and units of Karras et al. 2022, Algorithm 2."""

@@ -101,15 +101,18 @@ class RunFolder:
         return [steps[key] for key in sorted(steps)]
 
 
-def open_run_folder(path: Path, config: Config, *, resume: bool, force: bool) -> RunFolder:
+def open_run_folder(
+    path: Path, config: Config, data: dict[str, Any], *, resume: bool, force: bool
+) -> RunFolder:
     """A new folder, or an existing one under the rules of ``--resume`` and ``--force``.
 
+    ``data`` describes the data set (name, shape, classes, size): a run goes on with its own data.
     ``force`` moves an existing run aside (``NAME.previous-1``): its ledger says what was spent, and
     that must not be lost.
 
     Raises:
         RequestError: the folder exists and neither was asked for; nothing to resume; a resumed run
-            with another configuration, naming the first key that differs.
+            with another configuration or other data, naming what differs.
     """
     folder = RunFolder(path)
     if path.exists() and not path.is_dir():
@@ -133,6 +136,7 @@ def open_run_folder(path: Path, config: Config, *, resume: bool, force: bool) ->
             "with it, --force starts anew"
         )
     if occupied and folder.config.is_file():
+        _same_data(folder, data)
         _same_config(folder, config)
         return folder
     if resume and not occupied:
@@ -145,6 +149,7 @@ def open_run_folder(path: Path, config: Config, *, resume: bool, force: bool) ->
     except OSError as error:
         raise DpdmError(f"--out {path}: cannot be made ({error.strerror})") from None
     write_text(folder.config, to_yaml(config))
+    folder.update_state(data=data)
     write_text(
         folder.private / "README.txt",
         "Derived from private data without noise: not covered by the guarantee. Do not share.\n",
@@ -153,6 +158,16 @@ def open_run_folder(path: Path, config: Config, *, resume: bool, force: bool) ->
 
 
 _MAY_CHANGE = ("max_steps", "checkpoint_every", "microbatch")
+
+
+def _same_data(folder: RunFolder, data: dict[str, Any]) -> None:
+    before = folder.read_state().get("data", {})
+    for key, value in before.items():
+        if data.get(key) != value:
+            raise RequestError(
+                f"--resume: the run in {folder.path} was started on data with {key} {value!r}, "
+                f"not {data.get(key)!r}; give the same --data, or another --out for a new run"
+            )
 
 
 def _same_config(folder: RunFolder, config: Config) -> None:

@@ -147,7 +147,7 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
     if isinstance(denoiser, Denoiser) and plan.steps:
         seconds = _time_microbatch(config, denoiser.to(device), dataset, device)
         microbatches = math.ceil(config.training.batch_size / config.training.microbatch)
-        seconds *= microbatches * plan.steps
+        seconds *= microbatches * config.training.steps_to_do
     return Forecast(
         config.name,
         plan,

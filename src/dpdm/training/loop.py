@@ -179,10 +179,7 @@ def dp_sgd(
     )
     parameters = {name: value.detach() for name, value in denoiser.network.named_parameters()}
     prefix = "network."
-    steps = plan.steps
-    if config.training.max_steps is not None:
-        steps = min(steps, config.training.max_steps)
-    while state.step < steps and may_step():
+    while state.step < config.training.steps_to_do and may_step():
         started = time.perf_counter()
         generator = keyed_generator(config.training.seed, "views", state.step)
 

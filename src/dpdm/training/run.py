@@ -125,7 +125,13 @@ def train(
     build_for(
         config, dataset, None
     )  # settings that do not fit the image are refused before a folder exists
-    folder = open_run_folder(Path(out), config, resume=resume, force=force)
+    facts = {
+        "name": dataset.name,
+        "shape": list(dataset.shape),
+        "classes": list(dataset.classes),
+        "public_size": dataset.public_size,
+    }
+    folder = open_run_folder(Path(out), config, facts, resume=resume, force=force)
     run = Run(folder, config)
     if folder.finished and not _may_go_further(folder, config):
         tell(TrainingEvent("released", f"{folder.path} is finished; nothing was done"))
@@ -157,10 +163,7 @@ def resolve_device(name: str) -> torch.device:
 def _may_go_further(folder: RunFolder, config: Config) -> bool:
     """Whether ``training.max_steps`` was raised since a run stopped at it."""
     done = int(folder.read_state().get("steps_done", 0))
-    wanted = config.training.steps
-    if config.training.max_steps is not None:
-        wanted = min(wanted, config.training.max_steps)
-    return done < wanted and not folder.read_state().get("budget_stop", False)
+    return done < config.training.steps_to_do and not folder.read_state().get("budget_stop", False)
 
 
 def _plan_in_words(config: Config, plan: Plan) -> str:

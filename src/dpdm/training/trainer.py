@@ -151,7 +151,7 @@ class Trainer:
                 records = dp_sgd(
                     config, self.plan, denoiser, self.dataset, self.session, state, self._may_step
                 )
-                self._drive(records, state, self.plan.steps)
+                self._drive(records, state, config.training.steps_to_do)
         self.folder.update_state(steps_done=state.step, budget_stop=self.budget_stop)
         return state
 
