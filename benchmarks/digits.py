@@ -67,7 +67,7 @@ def picture(run: Run, path: Path) -> None:
     """The stages of a run side by side, six images a class."""
     grids = []
     for entry in (pipeline.read_evaluation(run) or {})["stages"]:
-        file = run.folder.private / "stages" / f"{entry['name'].lower().replace(' ', '-')}.npz"
+        file = pipeline.stage_file(run, entry["name"])
         with np.load(file) as arrays:
             names = run.model().classes
             grids.append(sample_grid(arrays["images"], arrays["labels"], names, 6, scale=5, gap=3))

@@ -21,21 +21,20 @@ from dpdm.errors import DpdmError, RequestError
 from dpdm.evaluation import ReportContent, Stage, evaluate, render_report
 from dpdm.networks import load_into, load_weights
 from dpdm.release.build import build_denoiser
-from dpdm.release.files import write_text
+from dpdm.release.files import read_json, write_text
 from dpdm.release.model import Images, Labels, Model
 from dpdm.training import Run
 
 Progress = Callable[[str, int, int], None]
-
-_SHOWN_PER_CLASS = 12
 
 
 def sample_release(run: Run, progress: Progress | None = None) -> Path:
     """Draws ``sampling.count`` images into ``release/samples.npz`` unless it is there."""
     path = run.release / "samples.npz"
     if not path.is_file():
-        images, labels = _sample(run.model(), run, "sampling", progress)
-        _write(path, images, labels, run.model().classes)
+        model = run.model()
+        images, labels = _sample(model, run, "sampling", progress)
+        _write(path, images, labels, model.classes)
     return path
 
 
@@ -57,14 +56,21 @@ def read_samples(run: Run) -> tuple[Images, Labels]:
     Raises:
         DpdmError: the file is damaged.
     """
-    path = run.release / "samples.npz"
+    images, labels = _read(run.release / "samples.npz")
+    return images, np.full(len(images), -1, np.int64) if labels is None else labels
+
+
+def _read(path: Path) -> tuple[Images, Labels | None]:
     try:
         with np.load(path) as arrays:
-            images = arrays["images"]
-            labels = arrays["labels"] if "labels" in arrays else np.full(len(images), -1, np.int64)
+            return arrays["images"], arrays.get("labels")
     except (OSError, ValueError, KeyError) as error:
         raise DpdmError(f"{path}: damaged ({error}); delete it and run again") from None
-    return images, labels
+
+
+def stage_file(run: Run, stage: str) -> Path:
+    """Where the samples of a stage lie, on the private side."""
+    return run.folder.private / "stages" / f"{stage.lower().replace(' ', '-')}.npz"
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,7 @@ def _stage_models(run: Run) -> list[_StageModel]:
 def evaluate_run(
     run: Run, train: Dataset, test: Dataset, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Measures the release's samples, and those of earlier stages, into
-    ``private/evaluation.json``.
+    """Measures the release's samples and those of earlier stages: ``private/evaluation.json``.
 
     Raises:
         RequestError: the test set does not fit the model.
@@ -145,8 +150,7 @@ def evaluate_run(
                 "accuracy"
             ]
         measured.append({"name": stage.name, "description": stage.description, **accuracy})
-        folder = run.folder.private / "stages"
-        file = folder / f"{stage.name.lower().replace(' ', '-')}.npz"
+        file = stage_file(run, stage.name)
         if not file.is_file():
             _write(file, images, labels, stage.model.classes)
     if measured:
@@ -157,16 +161,7 @@ def evaluate_run(
 
 def read_evaluation(run: Run) -> dict[str, Any] | None:
     """``private/evaluation.json``, or None where the run was not evaluated."""
-    path = run.folder.private / "evaluation.json"
-    if not path.is_file():
-        return None
-    try:
-        result: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        raise DpdmError(
-            f"{path}: damaged, not readable as JSON; delete it and evaluate again"
-        ) from None
-    return result
+    return read_json(run.folder.private / "evaluation.json", "; delete it and evaluate again")
 
 
 def write_reports(run: Run, out: Path | None = None) -> tuple[Path, Path]:
@@ -176,18 +171,12 @@ def write_reports(run: Run, out: Path | None = None) -> tuple[Path, Path]:
         run: a run that has been trained; what has not been sampled or evaluated is left out.
         out: writes the private report there instead.
     """
-    release = write_release_report(run)
     content = _content(run)
+    release = run.release / "report.html"
     private = out or run.folder.private / "report.html"
+    write_text(release, render_report(content, private=False))
     write_text(private, render_report(content, private=True))
     return release, private
-
-
-def write_release_report(run: Run) -> Path:
-    """Writes ``release/report.html``: nothing private enters it."""
-    path = run.release / "report.html"
-    write_text(path, render_report(_content(run), private=False))
-    return path
 
 
 def _content(run: Run) -> ReportContent:
@@ -221,13 +210,10 @@ def _content(run: Run) -> ReportContent:
 def _stages(run: Run, evaluation: dict[str, Any] | None) -> tuple[Stage, ...]:
     stages = []
     for entry in (evaluation or {}).get("stages", []):
-        name = entry["name"].lower().replace(" ", "-")
-        file = run.folder.private / "stages" / f"{name}.npz"
+        file = stage_file(run, entry["name"])
         if not file.is_file():
             continue
-        with np.load(file) as arrays:
-            images = arrays["images"]
-            labels = arrays.get("labels")
+        images, labels = _read(file)
         accuracy = {key: entry[key] for key in ("lr", "mlp", "cnn") if key in entry}
         stages.append(Stage(entry["name"], entry["description"], images, labels, accuracy))
     return tuple(stages)

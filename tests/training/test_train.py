@@ -406,3 +406,16 @@ def test_a_run_whose_ledger_was_cut_short_does_not_go_on(digits, small, tmp_path
     ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:-3]))
     with pytest.raises(DpdmError, match="does not contain the record"):
         train(digits, small(), tmp_path / "run", resume=True)
+
+
+def test_a_seeded_run_repeats_steps_that_the_ledger_already_holds(digits, small, tmp_path):
+    config = small("privacy.noise_seed=1")
+    train(digits, config, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(digits, config, tmp_path / "run", callback=interrupt_at(6))
+    checkpoints = sorted(RunFolder(tmp_path / "run").checkpoints.glob("1-*"))
+    checkpoints[-1].unlink()  # as if it had not been written: the ledger is ahead of the weights
+    train(digits, config, tmp_path / "run", resume=True)
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=0, atol=0)
+    assert steps_in_ledger(tmp_path / "run") == 6

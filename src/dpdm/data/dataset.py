@@ -60,6 +60,12 @@ class Dataset:
     private_problems: tuple[Problem, ...] = field(default=(), repr=False)
     private_sizes_seen: Mapping[tuple[int, int], int] = field(default_factory=dict, repr=False)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W), the shape of an image in model space."""
+        height, width, channels = self.shape
+        return channels, height, width
+
     def without_labels(self) -> Dataset:
         """The same images as an unlabelled set."""
         return replace(self, classes=(), private_labels=None)

@@ -13,10 +13,11 @@ from torch import Tensor
 from dpdm.diffusion.draws import Device
 
 
-def to_model_space(images: NDArray[np.uint8], device: Device = None) -> Tensor:
+def to_model_space(images: NDArray[np.uint8] | Tensor, device: Device = None) -> Tensor:
     """uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1] on ``device``."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-    return pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous() / 127.5 - 1.0
+    if not isinstance(images, Tensor):
+        images = torch.from_numpy(np.ascontiguousarray(images))
+    return images.to(device).permute(0, 3, 1, 2).to(torch.float32).contiguous() / 127.5 - 1.0
 
 
 def to_uint8(x: Tensor) -> NDArray[np.uint8]:

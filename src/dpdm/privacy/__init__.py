@@ -30,6 +30,7 @@ from dpdm.privacy.mechanisms import (
     NoisedSum,
     PrivateStepStatistics,
     Session,
+    clip_rows,
 )
 from dpdm.privacy.noise import NoiseSource, SeededNoise, SystemNoise
 from dpdm.privacy.statement import build_statement, render_markdown, render_text
@@ -50,6 +51,7 @@ __all__ = [
     "build_statement",
     "check_delta",
     "clip_and_sum",
+    "clip_rows",
     "epsilon",
     "event_from_json",
     "gaussian",

@@ -61,14 +61,19 @@ class Session:
         if (self.ledger is None) != (self.noise is None):
             raise ValueError("a session has both a ledger and a noise source, or neither")
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether a step done again draws the same noise: it releases, and spends, nothing new."""
+        return self.noise is not None and not self.noise.private
+
     def spend(self, mechanism: Mechanism, step: int) -> NoiseSource | None:
         """Writes the event down, durably, and only then hands out the noise source."""
         if self.ledger is None or self.noise is None:
             return None
-        if self.noise.private:
-            self.ledger.record(mechanism.name, mechanism.event, step=step)
-        else:  # the same seed draws the same noise: a step done again releases nothing new
+        if self.repeatable:
             self.ledger.record_once(mechanism.name, mechanism.event, step=step)
+        else:
+            self.ledger.record(mechanism.name, mechanism.event, step=step)
         return self.noise
 
 
@@ -114,6 +119,11 @@ class _GaussianRelease(ABC):
     def exact(self, private_vectors: Array, private_segments: Integers | None = None) -> Array:
         """The clipped sums without noise: private."""
 
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the noise."""
+        return self.noise_multiplier * self.sensitivity
+
     def isotropic(self, normal: Array) -> Array:
         """Standard normal numbers, shaped into noise that is isotropic where the sums live."""
         return normal
@@ -134,7 +144,7 @@ class _GaussianRelease(ABC):
             return replace(self, max_norm=math.inf).exact(private_vectors, private_segments)
         total = self.exact(private_vectors, private_segments)
         normal = noise.gaussian(total.shape, key=(self.name, step))
-        return total + self.noise_multiplier * self.sensitivity * self.isotropic(normal)
+        return total + self.deviation * self.isotropic(normal)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ No file here depends on private data except through a mechanism in the ledger.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,21 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise DpdmError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def read_json(path: Path, hint: str = "") -> dict[str, Any] | None:
+    """A JSON object from a file, or None where there is no file.
+
+    Raises:
+        DpdmError: the file is damaged; ``hint`` says what to do.
+    """
+    try:
+        value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        raise DpdmError(f"{path}: damaged, not readable as JSON{hint}") from None
+    return value
 
 
 def find_release(path: str | Path) -> Path:

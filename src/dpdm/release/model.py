@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from dpdm.diffusion.mixture import Mixture
 from dpdm.errors import DpdmError, RequestError
 from dpdm.networks import load_into, load_weights
 from dpdm.release.build import build_denoiser
-from dpdm.release.files import find_release
+from dpdm.release.files import find_release, read_json
 
 Progress = Callable[[int, int], None]
 Images = npt.NDArray[np.uint8]
@@ -219,11 +218,4 @@ def read_statement(folder: Path) -> dict[str, Any] | None:
     Raises:
         DpdmError: the file is damaged.
     """
-    path = folder / "privacy.json"
-    if not path.is_file():
-        return None
-    try:
-        statement: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        raise DpdmError(f"{path}: damaged, not readable as JSON") from None
-    return statement
+    return read_json(folder / "privacy.json")

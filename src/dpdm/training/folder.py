@@ -9,7 +9,7 @@ from typing import Any
 
 from dpdm.config import Config, load_config, to_yaml
 from dpdm.errors import DpdmError, RequestError
-from dpdm.release.files import write_text
+from dpdm.release.files import read_json, write_text
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,7 @@ class RunFolder:
 
     def read_state(self) -> dict[str, Any]:
         """``state.json``, or nothing."""
-        try:
-            state: dict[str, Any] = json.loads(self.state.read_text("utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError):
-            raise DpdmError(f"{self.state}: damaged, not readable as JSON") from None
-        return state
+        return read_json(self.state) or {}
 
     def update_state(self, **facts: Any) -> None:
         """Adds facts to ``state.json``, atomically."""
@@ -184,7 +178,6 @@ def _same_config(folder: RunFolder, config: Config) -> None:
             if changed != value and not (section == "training" and key in _MAY_CHANGE):
                 raise RequestError(
                     f"--resume: {section}.{key}={changed!r}, but the run in {folder.path} was "
-                    f"started "
-                    f"with {value!r}; use that value, or another --out for a new run"
+                    f"started with {value!r}; use that value, or another --out for a new run"
                 )
     write_text(folder.config, to_yaml(config))

@@ -134,16 +134,15 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
     Raises:
         RequestError: what ``train`` would refuse.
     """
-    height, width, channels = dataset.shape
-    shape, classes = (channels, height, width), len(dataset.classes)
+    shape, classes = dataset.image_shape, len(dataset.classes)
     asked = config
     config = settle(config, public_size=dataset.public_size, classes=classes, image_shape=shape)
     plan = make_plan(
         config, public_size=dataset.public_size, classes=classes, pixels=math.prod(shape)
     )
     denoiser = build_denoiser(config, shape, classes, None)
-    parameters, seconds = parameter_count(config, shape, classes), 0.0
-    signal = signal_to_noise(config, plan, shape, classes)
+    parameters, seconds = parameter_count(denoiser), 0.0
+    signal = signal_to_noise(config, plan, parameters)
     if isinstance(denoiser, Denoiser) and plan.steps:
         seconds = _time_microbatch(config, denoiser.to(device), dataset, device)
         microbatches = math.ceil(config.training.batch_size / config.training.microbatch)
@@ -188,7 +187,6 @@ def _warnings(plan: Plan, signal: float | None, classes: int, left_out: bool) ->
 def _time_microbatch(
     config: Config, denoiser: Denoiser, dataset: Dataset, device: torch.device
 ) -> float:
-    height, width, channels = dataset.shape
     units, views = config.training.microbatch, config.views.count
     generator = torch.Generator().manual_seed(0)
     sigma, noise = draw_views(
@@ -196,11 +194,11 @@ def _time_microbatch(
         denoiser.config,
         units,
         views,
-        (channels, height, width),
+        dataset.image_shape,
         generator=generator,
         device=device,
     )
-    images = torch.rand((units * views, channels, height, width), generator=generator).to(device)
+    images = torch.rand((units * views, *dataset.image_shape), generator=generator).to(device)
     labels = None
     if dataset.classes:
         labels = torch.zeros(units * views, dtype=torch.int64, device=device)

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from dpdm.config import Config
 from dpdm.data import Dataset
 from dpdm.diffusion.denoiser import Denoiser
+from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.diffusion.views import draw_views
@@ -132,12 +134,12 @@ class PrivateBatches:
         return len(self._private_images)
 
     def views(
-        self, units: np.ndarray[tuple[int], np.dtype[np.int64]], generator: torch.Generator
+        self, units: npt.NDArray[np.int64], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Images, sigma, noise and labels of the views of some units, a unit's views adjacent."""
         count = self._config.views.count
         index = torch.from_numpy(np.asarray(units)).to(self._device)
-        images = self._private_images[index].permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+        images = to_model_space(self._private_images[index], self._device)
         images = images.repeat_interleave(count, dim=0)
         sigma, noise = draw_views(
             self._config.views.law,
@@ -184,7 +186,7 @@ def dp_sgd(
         generator = keyed_generator(config.training.seed, "views", state.step)
 
         def unit_gradients(
-            units: np.ndarray[tuple[int], np.dtype[np.int64]],
+            units: npt.NDArray[np.int64],
             generator: torch.Generator = generator,
         ) -> tuple[Tensor, Gradients]:
             losses, gradients = per_unit_gradients(

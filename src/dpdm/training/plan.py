@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from torch import nn
+
 from dpdm.config import Config
 from dpdm.errors import RequestError
 from dpdm.privacy import (
@@ -58,22 +60,20 @@ class Plan:
         return [*events, (step, self.steps)] if step else events
 
 
-def signal_to_noise(config: Config, plan: Plan, image_shape: Shape, classes: int) -> float | None:
+def signal_to_noise(config: Config, plan: Plan, parameters: int) -> float | None:
     """sqrt(T) B / (sigma sqrt(P)): all steps' largest clipped signal over the norm of their noise.
 
-    ``image_shape`` is (C, H, W). The paper's MNIST rows at epsilon 0.2, 1 and 10 have 2.7, 12 and
-    86. None without steps, without a network or without noise.
+    The paper's MNIST rows at epsilon 0.2, 1 and 10 have 2.7, 12 and 86. None without steps, without
+    a network or without noise.
     """
-    parameters = parameter_count(config, image_shape, classes)
     if not (parameters and plan.steps and plan.noise_multiplier):
         return None
     noise = plan.noise_multiplier * math.sqrt(parameters)
     return math.sqrt(plan.steps) * config.training.batch_size / noise
 
 
-def parameter_count(config: Config, image_shape: Shape, classes: int) -> int:
+def parameter_count(denoiser: nn.Module) -> int:
     """Trained parameters of the network, 0 for a release of the prior alone."""
-    denoiser = build_denoiser(config, image_shape, classes, None)
     return sum(parameter.numel() for parameter in denoiser.parameters())
 
 
@@ -91,7 +91,8 @@ def settle(config: Config, *, public_size: int, classes: int, image_shape: Shape
         return config
     pixels = math.prod(image_shape)
     plan = make_plan(config, public_size=public_size, classes=classes, pixels=pixels)
-    signal = signal_to_noise(config, plan, image_shape, classes)
+    parameters = parameter_count(build_denoiser(config, image_shape, classes, None))
+    signal = signal_to_noise(config, plan, parameters)
     if signal is None or signal >= least:
         return config
     return config.model_copy(update={"training": config.training.model_copy(update={"steps": 0})})

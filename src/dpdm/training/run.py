@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from dpdm.privacy import (
 )
 from dpdm.release import Model, load
 from dpdm.release.files import find_release
+from dpdm.release.model import read_statement
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder, open_run_folder
 from dpdm.training.interrupt import InterruptFlag
@@ -57,8 +58,14 @@ class Run:
         return load(self.folder.release)
 
     def statement(self) -> dict[str, Any]:
-        """The privacy statement."""
-        statement: dict[str, Any] = json.loads((self.release / "privacy.json").read_text("utf-8"))
+        """The privacy statement.
+
+        Raises:
+            DpdmError: it is missing or damaged.
+        """
+        statement = read_statement(self.release)
+        if statement is None:
+            raise DpdmError(f"{self.release}: holds no privacy.json; finish the run with --resume")
         return statement
 
 
@@ -108,23 +115,21 @@ def train(
     if not config.data.labels:
         dataset = dataset.without_labels()
     place = resolve_device(device)
-    height, width, channels = dataset.shape
     asked = config
     config = settle(
         config,
         public_size=dataset.public_size,
         classes=len(dataset.classes),
-        image_shape=(channels, height, width),
+        image_shape=dataset.image_shape,
     )
     plan = make_plan(
         config,
         public_size=dataset.public_size,
         classes=len(dataset.classes),
-        pixels=height * width * channels,
+        pixels=math.prod(dataset.shape),
     )
-    build_for(
-        config, dataset, None
-    )  # settings that do not fit the image are refused before a folder exists
+    # Settings that do not fit the image are refused before a folder exists.
+    build_for(config, dataset, None)
     facts = {
         "name": dataset.name,
         "shape": list(dataset.shape),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -48,11 +47,8 @@ _EPSILON_REPORTS = 40
 
 def build_for(config: Config, dataset: Dataset, mixture: Mixture | None) -> torch.nn.Module:
     """A denoiser with fresh weights for the images of ``dataset``; only their shape is used."""
-    height, width, channels = dataset.shape
     generator = keyed_generator(config.training.seed, "initial weights")
-    return build_denoiser(
-        config, (channels, height, width), len(dataset.classes), mixture, generator
-    )
+    return build_denoiser(config, dataset.image_shape, len(dataset.classes), mixture, generator)
 
 
 class Trainer:
@@ -88,12 +84,11 @@ class Trainer:
         design = self.plan.prior
         if design is None:
             return None
-        height, width, channels = self.dataset.shape
         path = self.folder.prior
         if path.is_file():
             tensors, metadata = load_weights(path)
             self._require(metadata.get("ledger_head", ""))
-            return Mixture.from_tensors(tensors, (channels, height, width)).to(self.device)
+            return Mixture.from_tensors(tensors, self.dataset.image_shape).to(self.device)
         if self.session.ledger is not None:
             self._check_prior_budget()
         self.tell(TrainingEvent("prior", "fitting the prior to noised statistics"))
@@ -105,8 +100,7 @@ class Trainer:
             self.session,
             self.config.training.seed,
         )
-        head = "" if self.session.ledger is None else self.session.ledger.head
-        save_weights(path, mixture.to_tensors(), {"ledger_head": head})
+        save_weights(path, mixture.to_tensors(), {"ledger_head": self._ledger_head()})
         self.folder.update_state(prior_seconds=time.perf_counter() - self.started)
         self.tell(TrainingEvent("prior", epsilon=self._epsilon()))
         return mixture.to(self.device)
@@ -117,16 +111,14 @@ class Trainer:
         assert ledger is not None
         assert self.plan.prior is not None
         spent = [(event, count) for _, event, count in ledger.counted_events()]
-        if not spent or (self.session.noise is not None and not self.session.noise.private):
+        if not spent or self.session.repeatable:
             return
         together = [*spent, *self.plan.prior.events()]
         if epsilon(together, privacy.delta, privacy.accountant) > privacy.epsilon:
             raise DpdmError(
                 f"{self.folder.path}: the run was stopped while it released statistics, and "
-                f"releasing "
-                f"them again would exceed epsilon {privacy.epsilon:g}; the ledger keeps what "
-                f"was spent: "
-                "start a new run with --force or another --out"
+                f"releasing them again would exceed epsilon {privacy.epsilon:g}; the ledger keeps "
+                "what was spent: start a new run with --force or another --out"
             )
 
     def _train(self, denoiser: Denoiser, mixture: Mixture | None) -> TrainingState:
@@ -147,17 +139,18 @@ class Trainer:
             self._save(state)
         if self.plan.steps:
             self._validate(denoiser)
-            if not self.config.privacy.enabled or self._steps_left():
-                records = dp_sgd(
-                    config, self.plan, denoiser, self.dataset, self.session, state, self._may_step
-                )
-                self._drive(records, state, config.training.steps_to_do)
+            records = dp_sgd(
+                config, self.plan, denoiser, self.dataset, self.session, state, self._budget()
+            )
+            self._drive(records, state, config.training.steps_to_do)
         self.folder.update_state(steps_done=state.step, budget_stop=self.budget_stop)
         return state
 
     def _save(self, state: TrainingState) -> None:
-        ledger = self.session.ledger
-        save_checkpoint(self.folder.checkpoints, state, "" if ledger is None else ledger.head)
+        save_checkpoint(self.folder.checkpoints, state, self._ledger_head())
+
+    def _ledger_head(self) -> str:
+        return "" if self.session.ledger is None else self.session.ledger.head
 
     def _require(self, ledger_head: str) -> None:
         """Refuses a file written when the ledger held more than it does now."""
@@ -178,10 +171,9 @@ class Trainer:
     def _validate(self, denoiser: Denoiser) -> None:
         """Two random units, nothing private: no unit may influence another's loss or gradient."""
         views = self.config.views.count
-        height, width, channels = self.dataset.shape
         generator = keyed_generator(0, "validation")
         count = 2 * min(views, 2)
-        shape = (count, channels, height, width)
+        shape = (count, *self.dataset.image_shape)
         labels = None
         if self.dataset.classes:
             labels = torch.zeros(count, dtype=torch.int64, device=self.device)
@@ -193,40 +185,34 @@ class Trainer:
         )
         validate(denoiser, denoising_loss, inputs, views=min(views, 2))
 
-    def _steps_left(self) -> int:
-        """Steps that the budget still allows, by the ledger."""
+    def _budget(self) -> Callable[[], bool]:
+        """A question to ask before each step: does the budget, by the ledger, allow one more?"""
         ledger, event, privacy = self.session.ledger, self.plan.step_event, self.config.privacy
-        if ledger is None or event is None:
-            return self.plan.steps
-        counted = ledger.counted_events()
-        done = sum(count for _, known, count in counted if known == event)
-        others = [(known, count) for _, known, count in counted if known != event]
+        if ledger is None or event is None or self.session.repeatable:
+            return lambda: True
         allowed = steps_within(
             privacy.epsilon,
             privacy.delta,
             event,
-            others,
+            [(known, count) for _, known, count in ledger.counted_events() if known != event],
             privacy.accountant,
-            at_most=max(self.plan.steps, done + 1),
+            at_most=max(self.plan.steps, ledger.count(event) + 1),
         )
-        self._allowed, self._event = allowed, event
-        return max(allowed - done, 0)
 
-    def _may_step(self) -> bool:
-        ledger = self.session.ledger
-        if ledger is None or (self.session.noise is not None and not self.session.noise.private):
-            return True
-        if ledger.count(self._event) < self._allowed:
-            return True
-        self.budget_stop = True
-        self.tell(
-            TrainingEvent(
-                "stopped",
-                "stopped before the step that would exceed the budget: steps done again after an "
-                "interruption are counted twice",
+        def may_step() -> bool:
+            if ledger.count(event) < allowed:
+                return True
+            self.budget_stop = True
+            self.tell(
+                TrainingEvent(
+                    "stopped",
+                    "stopped before the step that would exceed the budget: steps done again after "
+                    "an interruption are counted twice",
+                )
             )
-        )
-        return False
+            return False
+
+        return may_step
 
     def _drive(self, records: Iterator[StepRecord], state: TrainingState, steps: int) -> None:
         """Runs a loop: logs, saves at intervals and at Ctrl-C, stops there."""
@@ -267,12 +253,11 @@ class Trainer:
         return None if ledger is None else ledger.epsilon(privacy.delta, privacy.accountant)
 
     def _release(self, network: dict[str, torch.Tensor] | None, mixture: Mixture | None) -> None:
-        height, width, channels = self.dataset.shape
         write_statement(self.folder, self.config, self.dataset, self.session)
         write_release_model(
             self.folder.release,
             self.config,
-            (channels, height, width),
+            self.dataset.image_shape,
             self.dataset.classes,
             network,
             mixture,
@@ -283,9 +268,7 @@ class Trainer:
         self.tell(TrainingEvent("released", str(self.folder.release), epsilon=self._epsilon()))
 
 
-def write_statement(
-    folder: RunFolder, config: Config, dataset: Dataset, session: Session
-) -> dict[str, Any]:
+def write_statement(folder: RunFolder, config: Config, dataset: Dataset, session: Session) -> None:
     """Writes ``privacy.json`` and ``PRIVACY.md`` from the ledger."""
     noise = session.noise
     statement = build_statement(
@@ -304,4 +287,3 @@ def write_statement(
     )
     write_text(folder.release / "privacy.json", json.dumps(statement, indent=2) + "\n")
     write_text(folder.release / "PRIVACY.md", render_markdown(statement))
-    return statement

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from dpdm.diffusion.dct import DctFrame
+from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
 from dpdm.privacy import Session
 from dpdm.training.prior.design import CLUSTER_STEPS, PriorDesign
@@ -79,8 +80,8 @@ def fit_prior(
 def _coefficients(frame: DctFrame, private_images: npt.NDArray[np.uint8]) -> Array:
     parts = []
     for start in range(0, len(private_images), 4096):
-        chunk = torch.from_numpy(np.array(private_images[start : start + 4096]))
-        images = chunk.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+        # A copy: torch does not take the read-only arrays of a data set.
+        images = to_model_space(np.array(private_images[start : start + 4096]))
         parts.append(frame.to_coefficients(images).numpy())
     return np.concatenate(parts).astype(np.float64)
 

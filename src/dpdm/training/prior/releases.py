@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from dpdm.privacy import NoisedScatter, NoisedSum, Session
+from dpdm.privacy import NoisedScatter, NoisedSum, Session, clip_rows
 from dpdm.training.prior.design import CLUSTER_STEPS, PriorDesign
 from dpdm.training.prior.shrinkage import Array, Integers
 
@@ -52,7 +52,7 @@ class Releases:
         noised = mechanism.release(vectors, self._session)[0]
         counts, total = noised[: self.classes], noised[self.classes + 2 :] * math.sqrt(pixels)
         inside, rest = noised[self.classes : self.classes + 2] * pixels
-        return counts, inside, rest, total, mechanism.noise_multiplier * mechanism.max_norm
+        return counts, inside, rest, total, mechanism.deviation
 
     def class_sums(self, centre: Array, max_norm: float) -> tuple[Array, float]:
         """Per class, the sum of (image - centre): (Y, D) and the noise of an entry."""
@@ -61,16 +61,15 @@ class Releases:
         )
         vectors = self._private_coefficients[:, : len(centre)] - centre
         noised = mechanism.release(vectors, self._session, self._private_labels)
-        return noised, mechanism.noise_multiplier * max_norm
+        return noised, mechanism.deviation
 
     def scatter(self, means: Array, max_norm: float) -> tuple[Array, float]:
         """Pooled scatter about the class means: (D, D) and the noise of an off-diagonal entry."""
         mechanism = NoisedScatter(
             "prior pooled scatter", self._design.noise_of("scatter"), max_norm
         )
-        vectors = self._private_coefficients[:, : means.shape[1]] - means[self._private_labels]
-        noised = mechanism.release(vectors, self._session)[0]
-        return noised, mechanism.noise_multiplier * max_norm**2 / math.sqrt(2.0)
+        noised = mechanism.release(self._residuals(means), self._session)[0]
+        return noised, mechanism.deviation / math.sqrt(2.0)
 
     def cluster_step(
         self, means: Array, directions: Array, centres: Array, max_norm: float, step: int
@@ -80,9 +79,9 @@ class Releases:
         A count is carried as max_norm/2, so that a unit's whole vector has norm sqrt(5)/2 max_norm.
         """
         classes, clusters, _ = centres.shape
-        projected, nearest = self._nearest(means, directions, centres)
-        norms = np.linalg.norm(projected, axis=1, keepdims=True)
-        projected = projected * np.minimum(1.0, max_norm / np.maximum(norms, max_norm))
+        projected = self._residuals(means) @ directions
+        nearest = self._nearest(projected, centres)
+        projected = clip_rows(projected, max_norm)
         vectors = np.concatenate([np.full((len(projected), 1), max_norm / 2), projected], axis=1)
         kind = "clusters" if step == CLUSTER_STEPS else "cluster search"
         mechanism = NoisedSum(
@@ -94,8 +93,7 @@ class Releases:
         segments = self._private_labels * clusters + nearest
         noised = mechanism.release(vectors, self._session, segments, step)
         noised = noised.reshape(classes, clusters, -1)
-        deviation = mechanism.noise_multiplier * mechanism.max_norm
-        return noised[..., 0] / (max_norm / 2), noised[..., 1:], deviation
+        return noised[..., 0] / (max_norm / 2), noised[..., 1:], mechanism.deviation
 
     def class_scatter(
         self, means: Array, directions: Array, offsets: Array, max_norm: float
@@ -104,19 +102,21 @@ class Releases:
         mechanism = NoisedScatter(
             "prior class scatter", self._design.noise_of("class scatter"), max_norm, self.classes
         )
-        vectors = self._private_coefficients[:, : means.shape[1]] - means[self._private_labels]
+        vectors = self._residuals(means)
         if offsets.shape[1] > 1:
-            _, nearest = self._nearest(means, directions, offsets)
+            nearest = self._nearest(vectors @ directions, offsets)
             vectors = vectors - offsets[self._private_labels, nearest] @ directions.T
         noised = mechanism.release(vectors, self._session, self._private_labels)
-        return noised, mechanism.noise_multiplier * max_norm**2 / math.sqrt(2.0)
+        return noised, mechanism.deviation / math.sqrt(2.0)
 
-    def _nearest(self, means: Array, directions: Array, centres: Array) -> tuple[Array, Integers]:
-        vectors = self._private_coefficients[:, : means.shape[1]] - means[self._private_labels]
-        projected = vectors @ directions
+    def _residuals(self, means: Array) -> Array:
+        """Every image's modelled coefficients minus its class's mean, (N, D)."""
+        return self._private_coefficients[:, : means.shape[1]] - means[self._private_labels]
+
+    def _nearest(self, projected: Array, centres: Array) -> Integers:
         nearest = np.zeros(len(projected), np.int64)
         for label in range(self.classes):
             members = self._private_labels == label
             products = projected[members] @ centres[label].T
             nearest[members] = np.argmin((centres[label] ** 2).sum(axis=1) - 2 * products, axis=1)
-        return projected, nearest
+        return nearest
