@@ -53,6 +53,7 @@ def copy(tmp_path: Path) -> Path:
         ("diffusion", "data"),
         ("networks", "privacy"),
         ("networks", "diffusion"),
+        ("chain", "privacy"),
         ("privacy", "diffusion"),
         ("privacy", "networks"),
         ("privacy", "data"),

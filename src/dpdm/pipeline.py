@@ -23,6 +23,7 @@ from dpdm.networks import load_into, load_weights
 from dpdm.release.build import build_denoiser
 from dpdm.release.files import read_json, write_text
 from dpdm.release.model import Images, Labels, Model
+from dpdm.release.seal import seal_release
 from dpdm.training import Run
 
 Progress = Callable[[str, int, int], None]
@@ -35,6 +36,7 @@ def sample_release(run: Run, progress: Progress | None = None) -> Path:
         model = run.model()
         images, labels = _sample(model, run, "sampling", progress)
         _write(path, images, labels, model.classes)
+        seal_release(run.release, written=("samples.npz",))
     return path
 
 
@@ -176,6 +178,7 @@ def write_reports(run: Run, out: Path | None = None) -> tuple[Path, Path]:
     private = out or run.folder.private / "report.html"
     write_text(release, render_report(content, private=False))
     write_text(private, render_report(content, private=True))
+    seal_release(run.release, written=("report.html",))
     return release, private
 
 
@@ -196,6 +199,7 @@ def _content(run: Run) -> ReportContent:
         stages=_stages(run, evaluation),
         history=tuple(history),
         evaluation=evaluation,
+        audit=read_json(run.folder.private / "audit.json", "; delete it and audit again"),
         cost={
             "training_seconds": state.get("training_seconds"),
             "prior_seconds": state.get("prior_seconds"),

@@ -238,6 +238,11 @@ def test_true_and_false_are_not_words(override: str) -> None:
         (["diffusion.base=prior"], "diffusion.base=prior needs prior.enabled=true"),
         (["training.steps=0"], "training.steps=0 with prior.enabled=false releases nothing"),
         (["warmup.steps=5"], "warmup.steps needs prior.enabled=true"),
+        (["privacy.max_images_per_unit=2"], "needs privacy.unit=group"),
+        (
+            ["privacy.unit=group", "privacy.max_images_per_unit=9", "views.count=8"],
+            "max_images_per_unit=9 needs",
+        ),
         (["sampling.sigma_min=90"], "sampling: sigma_min must be below sigma_max"),
     ],
 )

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dpdm.evaluation.charts import line_chart, tick_text
+from dpdm.evaluation.charts import line_chart, rates_chart, tick_text
 
 
 def draw(points, **labels):
@@ -81,3 +81,17 @@ def test_labels_are_escaped():
 )
 def test_ticks_are_short(value, text):
     assert tick_text(value) == text
+
+
+def test_shares_are_drawn_from_0_to_100_percent_over_the_diagonal():
+    names = {"label": "found <at most>", "x_label": "step", "y_label": "loss"}
+    svg = rates_chart([(0.0, 0.2), (0.5, 0.75), (1.0, 1.0)], **names)
+    (x0, y0), (x1, y1), (x2, y2) = line(svg)
+    (left, bottom), (right, top) = line(svg, "faint")
+    assert (x0, x2, y2) == (left, right, top)
+    assert x1 == pytest.approx((left + right) / 2, abs=0.1)
+    assert (bottom - y0) / (bottom - top) == pytest.approx(0.2, abs=0.01)
+    assert (bottom - y1) / (bottom - top) == pytest.approx(0.75, abs=0.01)
+    assert ticks(svg) == ["0", "25", "50", "75", "100"] * 2
+    assert ElementTree.fromstring(svg).get("aria-label") == "found <at most>"
+    assert rates_chart([], **names) == ""

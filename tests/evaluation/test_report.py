@@ -10,7 +10,8 @@ import pytest
 from dpdm.errors import RequestError
 from dpdm.evaluation import ReportContent, Stage, release_part, render_report
 from dpdm.privacy.accounting import Event
-from dpdm.privacy.statement import build_statement
+from dpdm.promise.attack import attack_bounds
+from dpdm.promise.statement import build_statement
 
 VOID = {"meta", "link", "img", "br", "path", "circle"}
 
@@ -129,6 +130,50 @@ def test_the_private_version_says_so_and_shows_everything(content):
         assert part in text
 
 
+AUDIT = {
+    "epsilon_lower_bound": 3.31,
+    "epsilon_claimed": 10.0,
+    "delta": 1e-4,
+    "confidence": 0.95,
+    "canaries": [
+        {
+            "kind": "gradient-space",
+            "count": 1000,
+            "included": 493,
+            "guesses": 200,
+            "correct": 198,
+            "epsilon_lower_bound": 3.31,
+        }
+    ],
+    "checks": [{"name": "noise is fresh", "passed": True, "seen": "two draws differ"}],
+    "access": ["every value that left a mechanism"],
+}
+
+
+def test_an_audits_bound_stands_beside_the_claim(content):
+    text = words(render_report(replace(content, audit=AUDIT), private=True))
+    for part in (
+        "The attack shows that epsilon is at least 3.31 (confidence 95%); claimed is at most 10",
+        "gradient-space 493 of 1000 198 of 200 3.31",
+        "noise is fresh: passed two draws differ",
+        "every value that left a mechanism",
+    ):
+        assert part in text
+    assert "contradicts" not in text
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"epsilon_lower_bound": 10.5},
+        {"checks": [{"name": "noise is fresh", "passed": False, "seen": "the same"}]},
+    ],
+)
+def test_an_audit_that_contradicts_the_claim_says_so(content, fault):
+    text = words(render_report(replace(content, audit={**AUDIT, **fault}), private=True))
+    assert "This contradicts the claim." in text
+
+
 SENTINEL = "SENTINEL7341"
 
 
@@ -150,6 +195,15 @@ def planted(content):
             "accuracy": {SENTINEL: 0.7341},
             "per_class": {SENTINEL: {SENTINEL: 0.7341}},
             "notes": [SENTINEL],
+        },
+        audit={
+            "epsilon_lower_bound": 7341.0,
+            "epsilon_claimed": 8.0,
+            "delta": 1e-5,
+            "confidence": 0.95,
+            "canaries": [],
+            "checks": [{"name": SENTINEL, "passed": False, "seen": SENTINEL}],
+            "access": [SENTINEL],
         },
         cost={SENTINEL: SENTINEL, "seconds": 7341},
         config={f"data.{SENTINEL}": SENTINEL},
@@ -191,10 +245,13 @@ def test_a_statement_that_does_not_say_private_counts_as_not_private(content):
     assert text.startswith("NOT PRIVATE")
 
 
+PRIOR = ("prior", Event(9.0), 1)
+
+
 def real_statement(**changes):
     """The statement that a run writes to ``release/privacy.json``."""
     arguments = {
-        "events": [("prior", Event(9.0), 1), ("dp-sgd", Event(20.0, 0.07), 100)],
+        "events": [PRIOR, ("dp-sgd", Event(20.0, 0.07), 100)],
         "delta": 1e-5,
         "accountant": "rdp",
         "unit": "image",
@@ -227,6 +284,47 @@ def test_a_weak_bound_on_attackers_is_called_weak(content, noise, weak):
     statement = real_statement(events=[("dp-sgd", Event(noise, 0.07), 100)])
     text = words(render_report(replace(content, statement=statement), private=False))
     assert ("the worst case allows a nearly sure guess" in text) == weak
+
+
+def test_the_limits_on_attackers_come_with_their_curve_and_where_it_is_from(content):
+    statement = real_statement()
+    page = render_report(replace(content, statement=statement), private=False)
+    assert "their trade-off curve: a limit for the worst case" in words(page)
+    assert "from epsilon and delta alone" not in words(page)
+    charts = [attributes for tag, attributes in read(page).elements if tag == "svg"]
+    assert [chart["aria-label"] for chart in charts] == [
+        "The most members that can be found, against the false alarms allowed"
+    ]
+
+
+def test_a_statement_without_a_curve_shows_its_limits_and_no_chart(content):
+    bounds = attack_bounds([(1.0, 1e-5)])
+    del bounds["curve"]
+    statement = real_statement() | {"attack_bounds": bounds}
+    page = render_report(replace(content, statement=statement), private=False)
+    assert "from epsilon and delta alone: a limit" in words(page)
+    assert "<svg" not in page
+
+
+def test_unit_and_ledger_are_shown_on_both_sides(content):
+    statement = real_statement(
+        unit="group",
+        max_images_per_unit=4,
+        this_run=[PRIOR],
+        runs=2,
+        budget=(8.0, 1e-5),
+    )
+    for private in (True, False):
+        text = words(render_report(replace(content, statement=statement), private=private))
+        for part in (
+            "protects each person",
+            "A person stands here for all images of that person",
+            "Protected unit all images of one person (group)",
+            "Images of a person in one step 4",
+            "Epsilon of this run alone 0.43",
+            "2 runs on these data; epsilon is for all together; at most epsilon 8",
+        ):
+            assert part in text
 
 
 @pytest.mark.parametrize("change", [{"enabled": False}, {"seeded": True}])

@@ -12,16 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dpdm.privacy import (
-    DpSgdStep,
-    Ledger,
-    NoisedScatter,
-    NoisedSum,
-    SeededNoise,
-    Session,
-    gaussian,
-    poisson_sampled_gaussian,
-)
+from dpdm.privacy import DpSgdStep, Ledger, NoisedScatter, NoisedSum, PrivateUnits, Session
+from dpdm.promise.planning import gaussian, poisson_sampled_gaussian
+from dpdm.training.seeded_noise import SeededNoise
 
 vectors = hnp.arrays(
     np.float64,
@@ -64,14 +57,18 @@ def test_a_unit_that_is_not_finite_counts_as_zero():
 
 
 def test_a_noised_sum_carries_noise_of_its_multiplier_times_its_clip_norm(session):
-    released = NoisedSum("sum", 3.0, 2.0).release(np.zeros((5, 40_000)), session)
+    released = NoisedSum("sum", 3.0, 2.0).release(
+        PrivateUnits(np.zeros((5, 40_000))), as_given, session
+    )
     assert released.std() == pytest.approx(6.0, rel=0.02)
 
 
 def test_the_noise_of_a_scatter_is_symmetric_and_isotropic_in_the_space_of_symmetric_matrices(
     session,
 ):
-    noise = NoisedScatter("scatter", 3.0, 2.0).release(np.zeros((2, 300)), session)[0]
+    noise = NoisedScatter("scatter", 3.0, 2.0).release(
+        PrivateUnits(np.zeros((2, 300))), as_given, session
+    )[0]
     np.testing.assert_array_equal(noise, noise.T)
     off_diagonal = noise[np.triu_indices(300, 1)]
     assert off_diagonal.std() * math.sqrt(2) == pytest.approx(12.0, rel=0.02)
@@ -88,19 +85,29 @@ def test_a_release_is_in_the_ledger_before_its_noise_is_drawn(tmp_path: Path):
     with Ledger.create(
         tmp_path / "ledger.jsonl", dataset="d", unit="image", noise_source="s"
     ) as ledger:
+        units = PrivateUnits(np.zeros((5, 2)))
         with pytest.raises(RuntimeError):
-            NoisedSum("sum", 3.0, 2.0).release(np.zeros((5, 2)), Session(ledger, Failing(0)))
+            NoisedSum("sum", 3.0, 2.0).release(units, as_given, Session(ledger, Failing(0)))
         assert ledger.counted_events() == [("sum", gaussian(3.0), 1)]
 
 
-def linear_units(gradients: torch.Tensor):
-    """Per-unit gradients that are given: (N, d)."""
+def given_gradients(rows, labels):
+    """The gradient of a unit is its row."""
+    return rows.norm(dim=1), {"weight": rows}
 
-    def unit_gradients(units):
-        part = gradients[torch.from_numpy(units)]
-        return part.norm(dim=1), {"weight": part}
 
-    return unit_gradients
+def weight(gradients: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"weight": torch.zeros(gradients.shape[1])}
+
+
+def take(mechanism: DpSgdStep, gradients: torch.Tensor, session: Session, number: int = 0):
+    units = PrivateUnits(gradients)
+    return mechanism.release(units, given_gradients, weight(gradients), session, number)
+
+
+def as_given(rows, labels):
+    """The vector of an image is its row."""
+    return rows
 
 
 def step(**changes) -> DpSgdStep:
@@ -116,9 +123,7 @@ def step(**changes) -> DpSgdStep:
 
 def test_a_step_is_the_clipped_sum_over_the_expected_units(session):
     gradients = torch.randn(11, 5, generator=torch.Generator().manual_seed(0))
-    released, _ = step().release(
-        11, linear_units(gradients), {"weight": torch.zeros(5)}, session, 0
-    )
+    released, _ = take(step(), gradients, session)
     norms = gradients.norm(dim=1, keepdim=True)
     expected = (gradients / norms.clamp(min=1.0)).sum(0) / 10.0
     torch.testing.assert_close(released["weight"], expected, rtol=1e-4, atol=1e-5)
@@ -127,17 +132,13 @@ def test_a_step_is_the_clipped_sum_over_the_expected_units(session):
 def test_the_divisor_is_public_and_not_the_realised_batch(session):
     gradients = torch.full((8, 1), 0.5)
     for count in (2, 8):
-        released, _ = step().release(
-            count, linear_units(gradients), {"weight": torch.zeros(1)}, session, count
-        )
+        released, _ = take(step(), gradients[:count], session, count)
         assert float(released["weight"]) == pytest.approx(0.05 * count, rel=1e-3)
 
 
 def test_an_empty_batch_is_a_step_with_noise_that_the_ledger_counts(session):
     mechanism = step(sample_rate=1e-9, noise_multiplier=2.0, expected_units=1.0)
-    released, seen = mechanism.release(
-        3, linear_units(torch.ones(3, 20_000)), {"weight": torch.zeros(20_000)}, session, 0
-    )
+    released, seen = take(mechanism, torch.ones(3, 20_000), session)
     assert seen.private_units == 0
     assert float(released["weight"].std()) == pytest.approx(2.0, rel=0.03)
     assert session.ledger.count(poisson_sampled_gaussian(1e-9, 2.0)) == 1
@@ -145,20 +146,14 @@ def test_an_empty_batch_is_a_step_with_noise_that_the_ledger_counts(session):
 
 def test_padding_has_no_weight(session):
     gradients = torch.eye(5)
-    whole, _ = step(microbatch=5).release(
-        5, linear_units(gradients), {"weight": torch.zeros(5)}, session, 0
-    )
-    padded, _ = step(microbatch=3).release(
-        5, linear_units(gradients), {"weight": torch.zeros(5)}, session, 1
-    )
+    whole, _ = take(step(microbatch=5), gradients, session, 0)
+    padded, _ = take(step(microbatch=3), gradients, session, 1)
     torch.testing.assert_close(whole["weight"], padded["weight"], rtol=1e-3, atol=1e-5)
 
 
 def test_a_unit_whose_gradient_is_not_finite_counts_as_zero_and_is_only_counted_privately(session):
     gradients = torch.tensor([[0.5], [float("nan")], [float("inf")]])
-    released, seen = step().release(
-        3, linear_units(gradients), {"weight": torch.zeros(1)}, session, 0
-    )
+    released, seen = take(step(), gradients, session)
     assert float(released["weight"]) == pytest.approx(0.05, rel=1e-3)
     assert seen.private_nonfinite_units == 2
 
@@ -166,9 +161,8 @@ def test_a_unit_whose_gradient_is_not_finite_counts_as_zero_and_is_only_counted_
 def test_units_are_drawn_independently_at_the_sample_rate(session):
     sizes = []
     for number in range(200):
-        _, seen = step(sample_rate=0.25, microbatch=64).release(
-            400, linear_units(torch.zeros(400, 1)), {"weight": torch.zeros(1)}, session, number
-        )
+        mechanism = step(sample_rate=0.25, microbatch=64)
+        _, seen = take(mechanism, torch.zeros(400, 1), session, number)
         sizes.append(seen.private_units)
     assert np.mean(sizes) == pytest.approx(100, rel=0.03)
     assert np.std(sizes) == pytest.approx(math.sqrt(400 * 0.25 * 0.75), rel=0.2)
@@ -176,12 +170,5 @@ def test_units_are_drawn_independently_at_the_sample_rate(session):
 
 def test_without_privacy_nothing_is_clipped_and_no_noise_is_added():
     gradients = torch.tensor([[3.0], [4.0]])
-    released, _ = step().release(
-        2, linear_units(gradients), {"weight": torch.zeros(1)}, Session(None, None), 0
-    )
+    released, _ = take(step(), gradients, Session(None, SeededNoise(0)))
     assert float(released["weight"]) == pytest.approx(0.7)
-
-
-def test_a_session_with_a_ledger_and_no_noise_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="both"):
-        Session(None, SeededNoise(0))

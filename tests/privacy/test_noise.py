@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import kstest
 
-from dpdm.privacy.noise import NoiseSource, SeededNoise, SystemNoise, _WordSource
+from dpdm.privacy.noise import NoiseSource, SystemNoise
+from dpdm.training.seeded_noise import SeededNoise
 
 SOURCES = [SystemNoise(), SeededNoise(1234)]
 both = pytest.mark.parametrize("source", SOURCES, ids=["system", "seeded"])
@@ -17,10 +19,11 @@ IMPROBABLE = (
 )
 
 
-class FixedWords(_WordSource):
+class FixedWords(NoiseSource):
     """Every word the same, to see the ends of the range."""
 
     def __init__(self, word: int) -> None:
+        super().__init__()
         self.word = word
 
     def _words(self, key):
@@ -166,3 +169,23 @@ def test_a_description_does_not_give_the_seed_away():
 @both
 def test_both_are_noise_sources(source):
     assert isinstance(source, NoiseSource)
+
+
+@pytest.mark.parametrize("source", [lambda draws: SystemNoise(draws), lambda d: SeededNoise(7, d)])
+def test_a_sum_of_several_draws_is_standard_normal_too(source):
+    values = source(4).gaussian(200_000, key=("a",))
+    assert kstest(values, "norm").pvalue > 1e-4
+    assert "4 draws" in source(4).description
+    assert "draws" not in source(1).description
+
+
+def test_the_values_that_one_draw_cannot_take_do_not_show_through_a_sum_of_draws():
+    class OneWord(NoiseSource):
+        """A generator of two values: what a single draw can be is plain to see."""
+
+        def _words(self, key):
+            state = np.random.default_rng(0)
+            return lambda n: np.where(state.random(n) < 0.5, 2**61, 2**63).astype(np.uint64)
+
+    assert len(np.unique(OneWord(1).gaussian(4000, key=()).round(12))) <= 8
+    assert len(np.unique(OneWord(4).gaussian(4000, key=()).round(12))) > 40

@@ -10,13 +10,8 @@ import pytest
 import torch
 
 from dpdm.data import open_dataset
-from dpdm.privacy import (
-    Ledger,
-    SeededNoise,
-    Session,
-    epsilon,
-    gaussian_noise_multiplier_for,
-)
+from dpdm.privacy import Ledger, PrivateUnits, Session, epsilon
+from dpdm.promise import gaussian_noise_multiplier_for
 from dpdm.training.prior import design_prior, fit_prior
 from dpdm.training.prior.releases import Releases
 from dpdm.training.prior.shrinkage import (
@@ -26,6 +21,7 @@ from dpdm.training.prior.shrinkage import (
     shrink_means,
     shrink_symmetric,
 )
+from dpdm.training.seeded_noise import SeededNoise
 
 
 class Recording(SeededNoise):
@@ -39,6 +35,12 @@ def session(tmp_path: Path, noise: SeededNoise) -> Session:
     path = tmp_path / f"ledger-{len(list(tmp_path.iterdir()))}.jsonl"
     ledger = Ledger.create(path, dataset="d", unit="image", noise_source="s")
     return Session(ledger, noise)
+
+
+def fit(images, labels, classes, design, session, seed):
+    _, height, width, channels = images.shape
+    units = PrivateUnits(images, labels)
+    return fit_prior(units, (channels, height, width), classes, design, session, seed)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,8 @@ def test_one_more_image_moves_a_statistic_by_at_most_its_sensitivity(tmp_path, k
     released = []
     for size in (19, 20):
         opened = session(tmp_path, Recording(0))
-        releases = Releases(coefficients[:size], labels[:size], 3, design(1.0), opened)
+        units = PrivateUnits(coefficients[:size], labels[:size])
+        releases = Releases(units, 12, 3, design(1.0), opened)
         found = RELEASES[kind](releases)
         if kind == "clusters":  # counts carry max_norm/2 each: undo the scale to compare
             found = np.concatenate([found[0][..., None] * 1.0, found[1]], axis=-1)
@@ -100,7 +103,7 @@ def test_the_ledger_holds_what_the_design_announced_and_no_more(tmp_path, digits
         public_size=1437, classes=10, pixels=64, noise_multiplier=noise, clusters=3
     )
     opened = session(tmp_path, SeededNoise(0))
-    fit_prior(digits.private_images, digits.private_labels, 10, chosen, opened, 0)
+    fit(digits.private_images, digits.private_labels, 10, chosen, opened, 0)
     spent = sorted((event, count) for _, event, count in opened.ledger.counted_events())
     merged: dict = {}
     for event, count in chosen.events():
@@ -119,8 +122,8 @@ def test_all_releases_together_cost_what_one_gaussian_mechanism_costs(target, cl
 
 def test_without_noise_the_mixture_has_the_mean_and_covariance_of_the_images(digits):
     chosen = design_prior(public_size=1437, classes=10, pixels=64, noise_multiplier=0.0, clusters=1)
-    mixture = fit_prior(
-        digits.private_images, digits.private_labels, 10, chosen, Session(None, None), 0
+    mixture = fit(
+        digits.private_images, digits.private_labels, 10, chosen, Session(None, SeededNoise(0)), 0
     )
     labels = torch.full((20_000,), 3)
     drawn = mixture.sample(labels, torch.Generator().manual_seed(0)).flatten(1).numpy()
@@ -138,7 +141,7 @@ def test_three_hundred_images_at_a_small_epsilon_give_finite_samples(tmp_path, t
     noise = gaussian_noise_multiplier_for(target, 1e-4)
     for seed in range(5):
         chosen = design(noise, classes=10, clusters=clusters, size=300, pixels=64)
-        mixture = fit_prior(images, labels, 10, chosen, session(tmp_path, SeededNoise(seed)), seed)
+        mixture = fit(images, labels, 10, chosen, session(tmp_path, SeededNoise(seed)), seed)
         drawn = mixture.sample(torch.arange(100) % 10, torch.Generator().manual_seed(0))
         assert bool(drawn.isfinite().all())
         assert float(mixture.weights.min()) > 0
@@ -156,7 +159,7 @@ def test_any_number_of_classes_and_one_to_four_channels(tmp_path, channels, clas
     labels = generator.integers(0, classes, 200) if classes else None
     chosen = design(1.0, max(classes, 1), 1, 200, 48 * channels)
     opened = session(tmp_path, SeededNoise(0))
-    mixture = fit_prior(images, labels, classes, chosen, opened, 0)
+    mixture = fit(images, labels, classes, chosen, opened, 0)
     drawn = mixture.sample(torch.zeros(3, dtype=torch.int64))
     assert drawn.shape == (3, channels, 6, 8)
     assert bool(drawn.isfinite().all())
@@ -166,7 +169,7 @@ def test_an_empty_class_takes_after_the_pool(tmp_path):
     images = np.full((200, 6, 6, 1), 200, np.uint8)
     labels = np.zeros(200, np.int64)
     chosen = design(1.0, 2, 1, 200, 36)
-    mixture = fit_prior(images, labels, 2, chosen, session(tmp_path, SeededNoise(0)), 0)
+    mixture = fit(images, labels, 2, chosen, session(tmp_path, SeededNoise(0)), 0)
     drawn = mixture.sample(torch.ones(50, dtype=torch.int64))
     assert bool(drawn.isfinite().all())
 
@@ -178,7 +181,7 @@ def test_a_class_is_told_from_another_at_a_usual_budget(tmp_path):
     images[labels == 1, :, 3:] += 180
     noise = gaussian_noise_multiplier_for(1.0, 1e-5)
     chosen = design_prior(public_size=2000, classes=2, pixels=36, noise_multiplier=noise)
-    mixture = fit_prior(images, labels, 2, chosen, session(tmp_path, SeededNoise(0)), 0)
+    mixture = fit(images, labels, 2, chosen, session(tmp_path, SeededNoise(0)), 0)
     drawn = mixture.sample(torch.tensor([0, 1]).repeat(200), torch.Generator().manual_seed(0))
     right = drawn[..., 3:].mean(dim=(1, 2, 3))
     assert float(right[1::2].min()) > float(right[0::2].max())

@@ -19,7 +19,8 @@ import yaml
 import dpdm
 from dpdm.errors import DpdmError, RequestError
 from dpdm.networks import load_weights
-from dpdm.privacy import epsilon, poisson_sampled_gaussian, read_ledger
+from dpdm.privacy import epsilon, read_ledger
+from dpdm.promise.planning import poisson_sampled_gaussian
 from dpdm.training import Interrupted, RunFolder, make_plan, train
 
 SMALL = (
@@ -404,7 +405,7 @@ def test_a_run_whose_ledger_was_cut_short_does_not_go_on(digits, small, tmp_path
         train(digits, small(), tmp_path / "run", callback=interrupt_at(4))
     ledger = tmp_path / "run" / "private" / "ledger.jsonl"
     ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:-3]))
-    with pytest.raises(DpdmError, match="does not contain the record"):
+    with pytest.raises(DpdmError, match="does not contain the line it once ended with"):
         train(digits, small(), tmp_path / "run", resume=True)
 
 

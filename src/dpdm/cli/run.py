@@ -133,7 +133,7 @@ def _test_set(config: Config, data: str | None, test: str | None) -> Dataset | N
 def _summary(
     run: Run, evaluation: dict[str, Any] | None, release: Path | None, private: Path | None
 ) -> None:
-    from dpdm.privacy import render_text
+    from dpdm.promise import render_text
 
     out.print(render_text(run.statement()), markup=False)
     for entry in (evaluation or {}).get("stages", []):

@@ -48,7 +48,7 @@ class DataConfig(_Section):
     )
     labels: bool = Field(True, description="false trains an unconditional model")
     public_size: PositiveCount | None = Field(
-        None, description="declared number of images; unset, the exact count is treated as public"
+        None, description="declared number of units; unset, the exact count is treated as public"
     )
 
 
@@ -60,9 +60,23 @@ class PrivacyConfig(_Section):
     delta: Annotated[Real, Field(gt=0, lt=1)] = 1e-5
     accountant: Literal["pld", "rdp"] = "pld"
     max_grad_norm: Positive = Field(1.0, description="clipping norm C of a unit's gradient")
-    unit: Literal["image"] = Field("image", description="what is protected")
+    unit: Literal["image", "group"] = Field(
+        "image", description="what is protected: one image, or all images of one group (person)"
+    )
+    max_images_per_unit: PositiveCount | None = Field(
+        None, description="images of a group that share its views in a step; unset, views.count"
+    )
+    histogram_share: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of epsilon for a noised class histogram, for --labels histogram"
+    )
+    ledger: str | None = Field(
+        None, description="a ledger shared with other runs on the same data; unset, the run's own"
+    )
     noise_seed: Integer | None = Field(
         None, description="fixes noise and sampling: reproducible, and not private"
+    )
+    noise_draws: PositiveCount = Field(
+        1, description="Gaussians summed for each noise value; 4 hampers floating-point attacks"
     )
 
 
@@ -147,7 +161,7 @@ class TrainingConfig(_Section):
     ema_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.999
     checkpoint_every: PositiveCount = 100
     seed: Annotated[Integer, Field(ge=0)] = Field(
-        0, description="initialisation, views and warm-up"
+        0, description="initialisation, warm-up, samples; published, so never of views or noise"
     )
 
     @property
@@ -220,6 +234,12 @@ class Config(_Section):
         if self.training.steps == 0 and not self.prior.enabled and self.warmup.steps == 0:
             raise ValueError(
                 "training.steps=0 with prior.enabled=false releases nothing; set one of them"
+            )
+        most = self.privacy.max_images_per_unit
+        if most is not None and (self.privacy.unit == "image" or most > self.views.count):
+            raise ValueError(
+                f"privacy.max_images_per_unit={most} needs privacy.unit=group and at least as many "
+                f"views (views.count={self.views.count}): each view is of one image"
             )
         if self.warmup.steps and not self.prior.enabled:
             raise ValueError(

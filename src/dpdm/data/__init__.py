@@ -3,7 +3,7 @@
 Everything derived from images is in fields that start with ``private_``.
 """
 
-from dpdm.data.dataset import Dataset, Problem
+from dpdm.data.dataset import Dataset, Problem, PublicFacts
 from dpdm.data.download import fetch
 from dpdm.data.named import list_datasets
 from dpdm.data.opening import check_report, open_dataset
@@ -12,6 +12,7 @@ from dpdm.data.writers import check_free, write_samples
 __all__ = [
     "Dataset",
     "Problem",
+    "PublicFacts",
     "check_free",
     "check_report",
     "fetch",

@@ -31,6 +31,31 @@ class Problem:
         return f"{self.file} ({self.reason})"
 
 
+@dataclass(frozen=True)
+class PublicFacts:
+    """What is public about a data set: all that most of the program ever sees of it.
+
+    Attributes:
+        name: as given by the operator.
+        shape: (H, W, C).
+        classes: names in label order, () when unlabelled.
+        public_size: the number of units that fixes sample rates and batch constants.
+        public_size_declared: False where the exact count is treated as public.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    public_size: int
+    public_size_declared: bool
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W), the shape of an image in model space."""
+        height, width, channels = self.shape
+        return channels, height, width
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images with optional labels and groups, validated, in memory.
@@ -63,8 +88,24 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W), the shape of an image in model space."""
-        height, width, channels = self.shape
-        return channels, height, width
+        return self.facts("image").image_shape
+
+    def facts(self, unit: str) -> PublicFacts:
+        """What is public where the unit is an ``image`` or a ``group``.
+
+        Raises:
+            RequestError: unit ``group`` without a group for each image.
+        """
+        size = self.public_size
+        if unit == "group":
+            if self.private_groups is None:
+                raise RequestError(
+                    f"privacy.unit=group: {self.name} does not say whose each image is; give a "
+                    "group column (metadata.csv, parquet) or a groups array (npz)"
+                )
+            if not self.public_size_declared:
+                size = int(self.private_groups.max()) + 1
+        return PublicFacts(self.name, self.shape, self.classes, size, self.public_size_declared)
 
     def without_labels(self) -> Dataset:
         """The same images as an unlabelled set."""

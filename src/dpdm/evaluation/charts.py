@@ -45,20 +45,6 @@ def line_chart(points: Points, *, label: str, x_label: str, y_label: str) -> Mar
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = []
-    for tick in y_ticks:
-        y = up(tick)
-        parts.append(f'<path class="rule" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
-        parts.append(
-            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick)}</text>'
-        )
-    base = _HEIGHT - _BOTTOM
-    for tick in x_ticks:
-        x = across(tick)
-        parts.append(f'<path class="axis" d="M{x:.1f} {base}v4"/>')
-        parts.append(
-            f'<text x="{x:.1f}" y="{base + 16}" text-anchor="middle">{tick_text(tick)}</text>'
-        )
-    parts.append(f'<path class="axis" d="M{_LEFT} {base}H{_WIDTH - _RIGHT}"/>')
     drawn = [(across(x), up(y)) for x, y in points]
     if len(drawn) >= _SMOOTH_FROM:
         parts.append(f'<path class="faint" d="{_path(drawn)}"/>')
@@ -66,6 +52,54 @@ def line_chart(points: Points, *, label: str, x_label: str, y_label: str) -> Mar
     parts.append(f'<path class="line" d="{_path(drawn)}"/>')
     if len(drawn) == 1:
         parts.append(f'<circle class="dot" cx="{drawn[0][0]:.1f}" cy="{drawn[0][1]:.1f}" r="3"/>')
+    x_axis = [(across(tick), tick_text(tick)) for tick in x_ticks]
+    y_axis = [(up(tick), tick_text(tick)) for tick in y_ticks]
+    return _framed(parts, x_axis, y_axis, label, x_label, y_label)
+
+
+def rates_chart(points: Points, *, label: str, x_label: str, y_label: str) -> Markup:
+    """A chart of shares against shares, as they are, over the faint diagonal; axes in percent.
+
+    ``label`` is its text for screen readers. Returns an <svg> element; empty without points.
+    """
+    if not points:
+        return Markup()
+
+    def across(x: float) -> float:
+        return _LEFT + x * (_WIDTH - _LEFT - _RIGHT)
+
+    def up(y: float) -> float:
+        return _HEIGHT - _BOTTOM - y * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = [
+        f'<path class="{kind}" d="{_path([(across(x), up(y)) for x, y in line])}"/>'
+        for kind, line in (("faint", ((0.0, 0.0), (1.0, 1.0))), ("line", points))
+    ]
+    ticks = [tick / 4 for tick in range(5)]
+    x_axis = [(across(tick), tick_text(100 * tick)) for tick in ticks]
+    y_axis = [(up(tick), tick_text(100 * tick)) for tick in ticks]
+    return _framed(parts, x_axis, y_axis, label, x_label, y_label)
+
+
+def _framed(
+    drawn: Sequence[str],
+    x_ticks: Sequence[tuple[float, str]],
+    y_ticks: Sequence[tuple[float, str]],
+    label: str,
+    x_label: str,
+    y_label: str,
+) -> Markup:
+    """The picture: rules and axes with ticks (place, text), and over them what is drawn."""
+    parts = []
+    for y, text in y_ticks:
+        parts.append(f'<path class="rule" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+    base = _HEIGHT - _BOTTOM
+    for x, text in x_ticks:
+        parts.append(f'<path class="axis" d="M{x:.1f} {base}v4"/>')
+        parts.append(f'<text x="{x:.1f}" y="{base + 16}" text-anchor="middle">{text}</text>')
+    parts.append(f'<path class="axis" d="M{_LEFT} {base}H{_WIDTH - _RIGHT}"/>')
+    parts += drawn
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(
         f'<text x="{middle:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'

@@ -49,6 +49,8 @@ class ReportContent:
     spent), ``phase``; private, because the losses are."""
     evaluation: Mapping[str, Any] | None = None
     """As ``dpdm.evaluation.Evaluation``; private."""
+    audit: Mapping[str, Any] | None = None
+    """As ``dpdm privacy audit --json`` prints it; private."""
     cost: Mapping[str, Any] = field(default_factory=dict)
     """Name to value, for example ``seconds``, ``image_passes``, ``device``; keys that end in
     ``seconds`` are shown as durations and those in ``bytes`` as sizes; private."""

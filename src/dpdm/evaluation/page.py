@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dpdm.errors import RequestError
 from dpdm.evaluation.charts import line_chart
 from dpdm.evaluation.figures import png_bytes, sample_grid
+from dpdm.evaluation.page_audit import AuditView, audit_view
 from dpdm.evaluation.page_evaluation import (
     AccuracyRow,
     PerClass,
@@ -93,6 +94,7 @@ class Page:
     evaluation_scope: str
     stages: tuple[StagePanel, ...]
     charts: tuple[Chart, ...]
+    audit: AuditView | None
     cost: tuple[tuple[str, str], ...]
     config: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
@@ -128,6 +130,7 @@ def build_page(content: ReportContent, *, private: bool) -> Page:
         evaluation_scope=evaluation_scope(evaluation),
         stages=tuple(_stage_panel(stage, content.classes) for stage in content.stages),
         charts=_charts(content.history),
+        audit=None if content.audit is None else audit_view(content.audit),
         cost=tuple(
             (readable_key(key), quantity(key, value))
             for key, value in content.cost.items()

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
+from dpdm.evaluation.charts import rates_chart
 from dpdm.evaluation.text import (
     compact,
     epsilon_text,
@@ -13,7 +16,7 @@ from dpdm.evaluation.text import (
     scientific,
     sentences,
 )
-from dpdm.privacy.accounting import event_from_json
+from dpdm.promise.wording import event_in_words, noun, weak
 
 STATEMENT_KEYS = frozenset(
     {
@@ -22,6 +25,7 @@ STATEMENT_KEYS = frozenset(
         "epsilon",
         "delta",
         "unit",
+        "max_images_per_unit",
         "adjacency",
         "accountant",
         "mechanisms",
@@ -32,6 +36,8 @@ STATEMENT_KEYS = frozenset(
         "treated_as_public",
         "planned_epsilon",
         "epsilon_by_accountant",
+        "this_run",
+        "ledger",
         "attack_bounds",
         "limits",
     }
@@ -55,6 +61,9 @@ class StatementView:
     limits: tuple[str, ...]
     attacks: tuple[tuple[str, str], ...]
     """False alarms allowed, members found at most."""
+    attacks_from_curve: bool
+    """Whether these come from the mechanisms' trade-off curve, not from epsilon and delta alone."""
+    attacks_chart: Markup
     attacks_hardly_bounded: bool
     """Whether half of the members or more may be found at a false-alarm rate of 1%."""
     mechanisms: tuple[tuple[str, str, str], ...]
@@ -71,7 +80,7 @@ def statement_view(statement: Mapping[str, Any]) -> StatementView:
         guaranteed=guaranteed,
         epsilon=epsilon_text(statement.get("epsilon")) if guaranteed else "none",
         delta=scientific(statement.get("delta")) if guaranteed else "none",
-        unit=str(statement.get("unit", "image")),
+        unit=noun(str(statement.get("unit", "image"))),
         in_words=sentences(statement.get("in_words")) or _in_words(statement, guaranteed),
         covered=sentences(statement.get("covered")),
         not_covered=sentences(statement.get("not_covered")),
@@ -81,9 +90,14 @@ def statement_view(statement: Mapping[str, Any]) -> StatementView:
             (f"{100 * row['false_positive_rate']:g}%", percent_up(row["true_positive_rate"]))
             for row in rates
         ),
-        attacks_hardly_bounded=any(
-            row["false_positive_rate"] <= 0.01 and row["true_positive_rate"] >= 0.5 for row in rates
+        attacks_from_curve="from" in bounds,
+        attacks_chart=rates_chart(
+            [(f, t) for f, t in bounds.get("curve") or ()],
+            label="The most members that can be found, against the false alarms allowed",
+            x_label="false alarms allowed, %",
+            y_label="found, at most, %",
         ),
+        attacks_hardly_bounded=bool(rates) and weak(bounds),
         mechanisms=tuple(
             (str(use.get("name", "")), _event(use.get("event")), compact(use.get("count")))
             for use in statement.get("mechanisms") or ()
@@ -96,7 +110,7 @@ def _in_words(statement: Mapping[str, Any], guaranteed: bool) -> tuple[str, ...]
     if not guaranteed:
         reason = str(statement.get("not_private_because") or "").strip()
         return (reason[:1].upper() + reason[1:],) if reason else ()
-    epsilon, unit = statement.get("epsilon"), statement.get("unit", "image")
+    epsilon, unit = statement.get("epsilon"), noun(str(statement.get("unit", "image")))
     if epsilon is None or not math.isfinite(epsilon):
         return ()
     words = (
@@ -104,15 +118,21 @@ def _in_words(statement: Mapping[str, Any], guaranteed: bool) -> tuple[str, ...]
         f"collection or not changes its probability by a factor of at most e to the epsilon, "
         f"{factor_text(epsilon)}, but for an allowance of delta."
     )
-    several = "A person who appears in several images is protected less, the more images there are."
-    return (words, several) if unit == "image" else (words,)
+    several = {
+        "image": "A person who appears in k images is protected less: about k times epsilon.",
+        "person": "A person stands here for all images of that person, however many they are.",
+    }
+    return (words, several[unit]) if unit in several else (words,)
 
 
 def _event(event: Any) -> str:
     if isinstance(event, Mapping):
-        words = event_from_json(event).in_words()
+        words = event_in_words(event)
         return words[:1].upper() + words[1:]
     return compact(event)
+
+
+_UNITS = {"group": "all images of one person (group)"}
 
 
 def _facts(statement: Mapping[str, Any], guaranteed: bool) -> tuple[tuple[str, str], ...]:
@@ -123,7 +143,7 @@ def _facts(statement: Mapping[str, Any], guaranteed: bool) -> tuple[tuple[str, s
         "noise_source": "Noise",
     }
     facts = [
-        (title, compact(statement[key]))
+        (title, _UNITS.get(str(statement[key]), compact(statement[key])))
         for key, title in names.items()
         if statement.get(key) is not None and (guaranteed or key == "noise_source")
     ]
@@ -133,4 +153,16 @@ def _facts(statement: Mapping[str, Any], guaranteed: bool) -> tuple[tuple[str, s
         facts.append(("Epsilon by accountant", ", ".join(values)))
     if guaranteed and statement.get("planned_epsilon") is not None:
         facts.append(("Epsilon planned", f"{statement['planned_epsilon']:g}"))
+    if not guaranteed:
+        return tuple(facts)
+    if statement.get("max_images_per_unit") is not None:
+        facts.append(("Images of a person in one step", f"{statement['max_images_per_unit']:g}"))
+    if (own := statement.get("this_run")) is not None:
+        facts.append(("Epsilon of this run alone", epsilon_text(own.get("epsilon"))))
+    if (ledger := statement.get("ledger")) is not None:
+        runs, budget = ledger["runs"], ledger.get("budget")
+        text = f"{runs} runs on these data; epsilon is for all together" if runs > 1 else "1 run"
+        if budget is not None:
+            text += f"; at most epsilon {budget['epsilon']:g} at delta {budget['delta']:g} in all"
+        facts.append(("Ledger", text))
     return tuple(facts)

@@ -1,39 +1,20 @@
-"""The privacy room: everything an auditor has to read.
+"""The privacy room: what the claim rests on, and all that an auditor has to read.
 
-Mechanisms (sensitivity, noise and event together), accounting, ledger, noise, statement, and the
-per-unit gradients that DP-SGD clips. Nothing here knows of diffusion or networks.
+docs/privacy.md walks through it. Nothing here knows of diffusion, networks or statements.
 """
 
-from dpdm.privacy.accounting import (
-    Event,
-    check_delta,
-    epsilon,
-    event_from_json,
-    gaussian,
-    gaussian_noise_multiplier_for,
-    noise_multiplier_for,
-    plan,
-    poisson_sampled_gaussian,
-    steps_within,
-)
+from dpdm.privacy.accounting import Event, epsilon, event_from_json
 from dpdm.privacy.gradients import (
     UnsupportedModuleError,
     clip_and_sum,
+    clip_rows,
     per_unit_gradients,
     validate,
 )
 from dpdm.privacy.ledger import Ledger, read_ledger
-from dpdm.privacy.mechanisms import (
-    DpSgdStep,
-    Gradients,
-    NoisedScatter,
-    NoisedSum,
-    PrivateStepStatistics,
-    Session,
-    clip_rows,
-)
-from dpdm.privacy.noise import NoiseSource, SeededNoise, SystemNoise
-from dpdm.privacy.statement import build_statement, render_markdown, render_text
+from dpdm.privacy.mechanisms import DpSgdStep, NoisedScatter, NoisedSum, Session
+from dpdm.privacy.noise import NoiseSource, SystemNoise
+from dpdm.privacy.units import Gradients, PrivateUnits, SealedError
 
 __all__ = [
     "DpSgdStep",
@@ -43,26 +24,16 @@ __all__ = [
     "NoiseSource",
     "NoisedScatter",
     "NoisedSum",
-    "PrivateStepStatistics",
-    "SeededNoise",
+    "PrivateUnits",
+    "SealedError",
     "Session",
     "SystemNoise",
     "UnsupportedModuleError",
-    "build_statement",
-    "check_delta",
     "clip_and_sum",
     "clip_rows",
     "epsilon",
     "event_from_json",
-    "gaussian",
-    "gaussian_noise_multiplier_for",
-    "noise_multiplier_for",
     "per_unit_gradients",
-    "plan",
-    "poisson_sampled_gaussian",
     "read_ledger",
-    "render_markdown",
-    "render_text",
-    "steps_within",
     "validate",
 ]

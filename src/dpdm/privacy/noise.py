@@ -1,21 +1,19 @@
 """Where the randomness of the promise comes from: Gaussian noise and Poisson samples of units.
 
-Both sources turn 64-bit words into 53-bit uniforms u, and these into normals by Box and Muller
-(1958), r = sqrt(-2 ln u1), (r cos 2 pi u2, r sin 2 pi u2), in float64 on the CPU. They differ only
-in the words: the operating system's cryptographic generator, or a counter generator with a seed
-that someone chose. Known limit: the outputs are floating-point numbers, not reals (Mironov 2012),
-and end at 8.57 standard deviations; beyond lies a mass of 1e-17, far below any delta.
+64-bit words become 53-bit uniforms u, and these normals by Box and Muller (1958) in float64 on the
+CPU. Known limit: these are floating-point numbers, not reals (Mironov 2012), and end at 8.57
+standard deviations; beyond lies a mass of 1e-17. With ``draws`` above 1 a value is the sum of so
+many normals over sqrt(draws): the values that a single draw cannot take no longer give it away
+(Holohan and Braghin 2021, who advise 4).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,34 +25,23 @@ _PAIRS_AT_ONCE = 2**17  # bounds the working memory to a few megabytes, inside t
 _UNIFORM_BITS = 53
 
 
-@runtime_checkable
-class NoiseSource(Protocol):
-    """What a mechanism draws from. ``key`` names a draw, such as ``("gradient", step)``.
+class NoiseSource(ABC):
+    """What a mechanism draws from; ``key`` names a draw, such as ``("gradient", step)``.
 
-    ``private`` says whether the promise holds with this source, ``description`` what it is; both go
-    into the statement.
+    ``private`` says whether the promise holds with this source, ``description`` what it is.
     """
 
-    @property
-    def private(self) -> bool:
-        """Whether nobody can know the noise."""
+    private: ClassVar[bool]
+    source: ClassVar[str]
+
+    def __init__(self, draws: int = 1) -> None:
+        self._draws = draws
 
     @property
     def description(self) -> str:
         """The source, for people."""
-
-    def gaussian(self, shape: int | tuple[int, ...], *, key: Key) -> NDArray[np.float64]:
-        """Independent standard normals, float64, of the given shape."""
-
-    def poisson_mask(self, n: int, rate: float, *, key: Key) -> NDArray[np.bool_]:
-        """(n,) independent choices, each True with probability ``rate``."""
-
-
-class _WordSource(ABC):
-    """Normals and choices from 64-bit words."""
-
-    private: ClassVar[bool]
-    description: ClassVar[str]
+        many = f"; each value the scaled sum of {self._draws} draws" if self._draws > 1 else ""
+        return f"{self.source}{many}"
 
     @abstractmethod
     def _words(self, key: Key) -> Words:
@@ -68,6 +55,10 @@ class _WordSource(ABC):
         for start in range(0, len(normals), 2 * _PAIRS_AT_ONCE):
             part = normals[start : start + 2 * _PAIRS_AT_ONCE]
             _box_muller(words(len(part)), part)
+            for _ in range(1, self._draws):
+                _box_muller(words(len(part)), more := np.empty_like(part))
+                part += more
+        normals /= math.sqrt(self._draws)
         return normals[:size].reshape(shape)
 
     def poisson_mask(self, n: int, rate: float, *, key: Key) -> NDArray[np.bool_]:
@@ -83,11 +74,11 @@ class _WordSource(ABC):
         return chosen
 
 
-class SystemNoise(_WordSource):
+class SystemNoise(NoiseSource):
     """Noise from the kernel's cryptographic generator; nothing about it is stored. The default."""
 
     private = True
-    description = (
+    source = (
         "the operating system's cryptographic random generator (os.urandom), 53-bit uniforms made "
         "Gaussian by the Box-Muller transform in float64 on the CPU"
     )
@@ -96,33 +87,12 @@ class SystemNoise(_WordSource):
         return lambda n: np.frombuffer(os.urandom(8 * n), dtype=np.uint64)
 
 
-class SeededNoise(_WordSource):
-    """Reproducible noise, and therefore NOT private: who knows the seed can subtract it.
-
-    Every draw depends on the seed and its key alone, so that a resumed run needs no stored state:
-    the words are Philox 4x64 (Salmon et al. 2011) keyed by a hash of both.
-    """
-
-    private = False
-    description = (
-        "a pseudo-random generator (Philox) with a chosen seed: reproducible, and not private"
-    )
-
-    def __init__(self, seed: int) -> None:
-        self._seed = int(seed)
-
-    def _words(self, key: Key) -> Words:
-        name = json.dumps([self._seed, *key]).encode()
-        entropy = int.from_bytes(hashlib.sha256(name).digest(), "big")
-        return np.random.Philox(np.random.SeedSequence(entropy)).random_raw
-
-
 def _top_bits(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return words >> np.uint64(64 - _UNIFORM_BITS)
 
 
 def _box_muller(words: NDArray[np.uint64], out: NDArray[np.float64]) -> None:
-    """Fills ``out`` (2 p,) with normals from 2 p words."""
+    """Fills ``out`` (2 p,) from 2 p words: r = sqrt(-2 ln u1), (r cos 2 pi u2, r sin 2 pi u2)."""
     half = len(out) // 2
     uniforms = _top_bits(words).astype(np.float64)
     radius, angle = uniforms[:half], uniforms[half:]

@@ -90,6 +90,7 @@ def public_settings(config: Config) -> dict[str, Any]:
     values["data"].pop("spec")
     values["data"].pop("on_error")
     values["privacy"].pop("noise_seed")
+    values["privacy"].pop("ledger")
     values.pop("evaluation")
     return values
 
@@ -101,6 +102,7 @@ def write_release_model(
     classes: tuple[str, ...],
     network: dict[str, torch.Tensor] | None,
     mixture: Mixture | None,
+    histogram: torch.Tensor | None = None,
 ) -> None:
     """Writes ``model.safetensors`` and, last, ``model.yaml``: a folder with the latter is whole.
 
@@ -111,10 +113,13 @@ def write_release_model(
         classes: names of the classes, in label order.
         network: weights by name (the moving average), or None.
         mixture: the prior, or None.
+        histogram: (Y,) noised shares of the classes, or None.
     """
     tensors = {f"network.{name}": value for name, value in (network or {}).items()}
     if mixture is not None:
         tensors |= {f"prior.{name}": value for name, value in mixture.to_tensors().items()}
+    if histogram is not None:
+        tensors["labels.histogram"] = histogram
     save_weights(folder / "model.safetensors", tensors, {"format": str(_FORMAT)})
     channels, height, width = image_shape
     description = {

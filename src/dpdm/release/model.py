@@ -39,6 +39,7 @@ class Model:
         classes: names in label order, () for unlabelled data.
         denoiser: network and base, or the prior's base alone.
         mixture: the prior, or None.
+        histogram: (Y,) noised shares of the classes, or None.
         statement: the privacy statement, or None if the folder holds none.
     """
 
@@ -47,6 +48,7 @@ class Model:
     classes: tuple[str, ...]
     denoiser: nn.Module
     mixture: Mixture | None
+    histogram: torch.Tensor | None
     statement: dict[str, Any] | None
 
     def labels(self, count: int, labels: str | Sequence[int] | Labels, seed: int | None) -> Labels:
@@ -62,12 +64,15 @@ class Model:
                 return np.full(count, -1, np.int64)
             if labels == "uniform":
                 return np.arange(count, dtype=np.int64) % names
-            if self.mixture is None:
+            shares = self.histogram
+            if shares is None and self.mixture is not None:
+                shares = self.mixture.class_weights
+            if shares is None:
                 raise RequestError(
-                    "--labels histogram: this release holds no noised class histogram "
-                    "(prior.enabled=false); use uniform or a list such as 0,1,2"
+                    "--labels histogram: this release holds no noised class histogram (train with "
+                    "privacy.histogram_share above 0); use uniform or a list such as 0,1,2"
                 )
-            weights = self.mixture.class_weights.double().cpu().numpy()
+            weights = shares.double().cpu().numpy()
             drawn = np.random.default_rng(seed).choice(names, count, p=weights / weights.sum())
             return drawn.astype(np.int64)
         if isinstance(labels, str):
@@ -196,7 +201,9 @@ def load(path: str | Path) -> Model:
     if isinstance(denoiser, Denoiser):
         load_into(denoiser.network, network)
     denoiser.eval().requires_grad_(False)
-    return Model(config, image_shape, classes, denoiser, mixture, read_statement(folder))
+    histogram = tensors.get("labels.histogram")
+    statement = read_statement(folder)
+    return Model(config, image_shape, classes, denoiser, mixture, histogram, statement)
 
 
 def _read_description(path: Path) -> dict[str, Any]:

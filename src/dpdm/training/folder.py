@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ class RunFolder:
     def prior(self) -> Path:
         """The fitted prior: released through mechanisms, kept so that it is fitted once."""
         return self.checkpoints / "prior.safetensors"
+
+    @property
+    def histogram(self) -> Path:
+        """The noised class histogram, kept so that it is released once."""
+        return self.checkpoints / "histogram.safetensors"
 
     @property
     def warmed_up(self) -> Path:
@@ -143,7 +149,7 @@ def open_run_folder(
     except OSError as error:
         raise DpdmError(f"--out {path}: cannot be made ({error.strerror})") from None
     write_text(folder.config, to_yaml(config))
-    folder.update_state(data=data)
+    folder.update_state(data=data, run=f"{config.name}-{os.urandom(4).hex()}")
     write_text(
         folder.private / "README.txt",
         "Derived from private data without noise: not covered by the guarantee. Do not share.\n",

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from dpdm.config import Config, load_config
-from dpdm.data import Dataset
+from dpdm.data import Dataset, PublicFacts
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.diffusion.views import draw_views
@@ -134,17 +134,18 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
     Raises:
         RequestError: what ``train`` would refuse.
     """
-    shape, classes = dataset.image_shape, len(dataset.classes)
+    facts = dataset.facts(config.privacy.unit)
+    shape, classes = facts.image_shape, len(facts.classes)
     asked = config
-    config = settle(config, public_size=dataset.public_size, classes=classes, image_shape=shape)
+    config = settle(config, public_size=facts.public_size, classes=classes, image_shape=shape)
     plan = make_plan(
-        config, public_size=dataset.public_size, classes=classes, pixels=math.prod(shape)
+        config, public_size=facts.public_size, classes=classes, pixels=math.prod(shape)
     )
     denoiser = build_denoiser(config, shape, classes, None)
     parameters, seconds = parameter_count(denoiser), 0.0
     signal = signal_to_noise(config, plan, parameters)
     if isinstance(denoiser, Denoiser) and plan.steps:
-        seconds = _time_microbatch(config, denoiser.to(device), dataset, device)
+        seconds = _time_microbatch(config, denoiser.to(device), facts, device)
         microbatches = math.ceil(config.training.batch_size / config.training.microbatch)
         seconds *= microbatches * config.training.steps_to_do
     return Forecast(
@@ -185,7 +186,7 @@ def _warnings(plan: Plan, signal: float | None, classes: int, left_out: bool) ->
 
 
 def _time_microbatch(
-    config: Config, denoiser: Denoiser, dataset: Dataset, device: torch.device
+    config: Config, denoiser: Denoiser, facts: PublicFacts, device: torch.device
 ) -> float:
     units, views = config.training.microbatch, config.views.count
     generator = torch.Generator().manual_seed(0)
@@ -194,13 +195,13 @@ def _time_microbatch(
         denoiser.config,
         units,
         views,
-        dataset.image_shape,
+        facts.image_shape,
         generator=generator,
         device=device,
     )
-    images = torch.rand((units * views, *dataset.image_shape), generator=generator).to(device)
+    images = torch.rand((units * views, *facts.image_shape), generator=generator).to(device)
     labels = None
-    if dataset.classes:
+    if facts.classes:
         labels = torch.zeros(units * views, dtype=torch.int64, device=device)
     times = []
     for _ in range(3):

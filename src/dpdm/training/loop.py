@@ -8,9 +8,11 @@ data.
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +20,12 @@ import torch
 from torch import Tensor
 
 from dpdm.config import Config
-from dpdm.data import Dataset
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.diffusion.views import draw_views
-from dpdm.privacy import DpSgdStep, Gradients, Session, per_unit_gradients
+from dpdm.privacy import DpSgdStep, Gradients, PrivateUnits, Session, per_unit_gradients
 from dpdm.training.checkpoint import Phase, TrainingState
 from dpdm.training.draws import keyed_dropout, keyed_generator
 from dpdm.training.plan import Plan
@@ -116,52 +117,58 @@ def warm_up(
         yield StepRecord("warm-up", state.step, seconds, len(chosen), float(loss.detach()))
 
 
-class PrivateBatches:
-    """The private images as the network wants them: a unit is one image, repeated for its views."""
+def _views(
+    config: Config,
+    denoiser: Denoiser,
+    images: Tensor,
+    labels: Tensor | None,
+    units: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Images, sigma, noise and labels of the views of some units, a unit's views adjacent.
 
-    def __init__(self, dataset: Dataset, config: Config, denoiser: Denoiser) -> None:
-        self._device = next(denoiser.network.parameters()).device
-        self._private_images = torch.from_numpy(np.array(dataset.private_images)).to(self._device)
-        self._private_labels = (
-            None
-            if dataset.private_labels is None or not dataset.classes
-            else torch.from_numpy(np.array(dataset.private_labels)).to(self._device)
-        )
-        self._config = config
-        self._denoiser = denoiser
+    The views of a unit take its images (U * M, H, W, C) in turn.
+    """
+    count, each = config.views.count, len(images) // units
+    device = images.device
+    turns = torch.arange(units)[:, None] * each + torch.arange(count) % each
+    index = turns.flatten().to(device)
+    chosen = to_model_space(images, device)[index]
+    sigma, noise = draw_views(
+        config.views.law,
+        denoiser.config,
+        units,
+        count,
+        _shape(chosen),
+        generator=generator,
+        device=device,
+    )
+    if labels is not None:
+        labels = _drop_labels(labels[index], config.network.label_dropout, generator)
+    return chosen, sigma, noise, labels
 
-    def __len__(self) -> int:
-        return len(self._private_images)
 
-    def views(
-        self, units: npt.NDArray[np.int64], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Images, sigma, noise and labels of the views of some units, a unit's views adjacent."""
-        count = self._config.views.count
-        index = torch.from_numpy(np.asarray(units)).to(self._device)
-        images = to_model_space(self._private_images[index], self._device)
-        images = images.repeat_interleave(count, dim=0)
-        sigma, noise = draw_views(
-            self._config.views.law,
-            self._denoiser.config,
-            len(units),
-            count,
-            _shape(images),
-            generator=generator,
-            device=self._device,
-        )
-        labels = None
-        if self._private_labels is not None:
-            labels = self._private_labels[index].repeat_interleave(count)
-            labels = _drop_labels(labels, self._config.network.label_dropout, generator)
-        return images, sigma, noise, labels
+def _on_device(units: PrivateUnits, device: torch.device) -> PrivateUnits:
+    """The same units as tensors on the device; a copy, because torch takes no read-only arrays."""
+
+    def move(rows: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.array(rows)).to(device)
+
+    return units.transform(move, labels=move)
+
+
+def images_per_unit(config: Config) -> int:
+    """Images of a unit that share its views in a step."""
+    if config.privacy.unit == "image":
+        return 1
+    return config.privacy.max_images_per_unit or config.views.count
 
 
 def dp_sgd(
     config: Config,
     plan: Plan,
     denoiser: Denoiser,
-    dataset: Dataset,
+    units: PrivateUnits,
     session: Session,
     state: TrainingState,
     may_step: Callable[[], bool],
@@ -171,36 +178,39 @@ def dp_sgd(
 
     ``may_step`` is asked before every step whether the budget allows one more.
     """
-    batches = PrivateBatches(dataset, config, denoiser)
+    units = _on_device(units, next(denoiser.network.parameters()).device)
     mechanism = DpSgdStep(
         sample_rate=plan.sample_rate,
         noise_multiplier=plan.noise_multiplier,
         max_grad_norm=config.privacy.max_grad_norm,
         expected_units=config.training.batch_size,
         microbatch=config.training.microbatch,
+        images_per_unit=images_per_unit(config),
     )
+    # Views, dropped labels and dropout are drawn by place in the batch, and one unit more moves the
+    # others to other places. Drawn in secret they are the same in law wherever a unit sits, so that
+    # its gradient can be taken as its own; from a known seed, one unit would move all gradients.
+    seed = config.training.seed if session.repeatable else secrets.randbits(63)
     parameters = {name: value.detach() for name, value in denoiser.network.named_parameters()}
     prefix = "network."
     while state.step < config.training.steps_to_do and may_step():
         started = time.perf_counter()
-        generator = keyed_generator(config.training.seed, "views", state.step)
+        generator = keyed_generator(seed, "views", state.step)
 
         def unit_gradients(
-            units: npt.NDArray[np.int64],
-            generator: torch.Generator = generator,
+            images: Tensor, labels: Tensor | None, generator: torch.Generator = generator
         ) -> tuple[Tensor, Gradients]:
+            count = len(images) // mechanism.images_per_unit
             losses, gradients = per_unit_gradients(
                 denoiser,
                 denoising_loss,
-                batches.views(units, generator),
+                _views(config, denoiser, images, labels, count, generator),
                 views=config.views.count,
             )
             return losses, {name.removeprefix(prefix): g for name, g in gradients.items()}
 
-        with keyed_dropout(config.training.seed, state.step):
-            noised, seen = mechanism.release(
-                len(batches), unit_gradients, parameters, session, state.step
-            )
+        with keyed_dropout(seed, state.step):
+            noised, seen = mechanism.release(units, unit_gradients, parameters, session, state.step)
         rate = learning_rate(config, config.training.learning_rate, state.step, plan.steps)
         _apply(state, noised, rate)
         yield StepRecord(

@@ -13,13 +13,9 @@ from torch import nn
 
 from dpdm.config import Config
 from dpdm.errors import RequestError
-from dpdm.privacy import (
-    Event,
-    check_delta,
-    gaussian_noise_multiplier_for,
-    noise_multiplier_for,
-    poisson_sampled_gaussian,
-)
+from dpdm.privacy import Event
+from dpdm.promise import check_delta, gaussian_noise_multiplier_for, noise_multiplier_for
+from dpdm.promise.planning import gaussian, poisson_sampled_gaussian
 from dpdm.release import build_denoiser
 from dpdm.training.prior import PriorDesign, design_prior
 
@@ -36,6 +32,7 @@ class Plan:
         steps: DP-SGD steps the noise is planned for.
         noise_multiplier: of a step; 0 where privacy is off or there are no steps.
         prior: what the prior releases, or None.
+        histogram_noise: noise multiplier of the class histogram; 0 where none is released.
         image_passes: images through the network in all DP-SGD steps, expected.
     """
 
@@ -44,6 +41,7 @@ class Plan:
     steps: int
     noise_multiplier: float
     prior: PriorDesign | None
+    histogram_noise: float
     image_passes: int
 
     @property
@@ -55,9 +53,29 @@ class Plan:
 
     def events(self) -> list[tuple[Event, int]]:
         """Everything the run will spend, with counts."""
-        events = self.prior.events() if self.prior else []
         step = self.step_event
-        return [*events, (step, self.steps)] if step else events
+        return [*self.statistics_events(), *([(step, self.steps)] if step else [])]
+
+    def statistics_events(self) -> list[tuple[Event, int]]:
+        """What is spent before the first gradient step."""
+        return [*self.histogram_events(), *(self.prior.events() if self.prior else [])]
+
+    def histogram_events(self) -> list[tuple[Event, int]]:
+        """What the class histogram spends."""
+        return _histogram_events(self.histogram_noise)
+
+
+def _histogram_noise(config: Config, classes: int) -> float:
+    share, privacy = config.privacy.histogram_share, config.privacy
+    if share and not classes:
+        raise RequestError("privacy.histogram_share: the data has no classes to count; set it to 0")
+    if not share or not privacy.enabled:
+        return 0.0
+    return gaussian_noise_multiplier_for(share * privacy.epsilon, privacy.delta, privacy.accountant)
+
+
+def _histogram_events(noise_multiplier: float) -> list[tuple[Event, int]]:
+    return [(gaussian(noise_multiplier), 1)] if noise_multiplier else []
 
 
 def signal_to_noise(config: Config, plan: Plan, parameters: int) -> float | None:
@@ -120,13 +138,18 @@ def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) ->
     sample_rate = training.batch_size / public_size if training.steps else 0.0
     if privacy.enabled:
         check_delta(privacy.delta, public_size)
+    histogram_noise = _histogram_noise(config, classes)
+    others = _histogram_events(histogram_noise)
     design = None
     if config.prior.enabled:
         noise = 0.0
         if privacy.enabled:
-            share = config.prior.share if training.steps else 1.0
+            alone = not training.steps
             noise = gaussian_noise_multiplier_for(
-                share * privacy.epsilon, privacy.delta, privacy.accountant
+                privacy.epsilon if alone else config.prior.share * privacy.epsilon,
+                privacy.delta,
+                privacy.accountant,
+                others if alone else (),
             )
         design = design_prior(
             public_size=public_size,
@@ -148,7 +171,7 @@ def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) ->
             privacy.delta,
             sample_rate,
             training.steps,
-            others=design.events() if design else (),
+            others=[*others, *(design.events() if design else ())],
             accountant=privacy.accountant,
         )
     return Plan(
@@ -157,5 +180,6 @@ def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) ->
         steps=training.steps,
         noise_multiplier=noise_multiplier,
         prior=design,
+        histogram_noise=histogram_noise,
         image_passes=training.steps * training.batch_size * config.views.count,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,15 +13,9 @@ from typing import Any
 import torch
 
 from dpdm.config import Config, load_config
-from dpdm.data import Dataset
+from dpdm.data import Dataset, PublicFacts
 from dpdm.errors import DpdmError, RequestError
-from dpdm.privacy import (
-    Ledger,
-    NoiseSource,
-    SeededNoise,
-    Session,
-    SystemNoise,
-)
+from dpdm.privacy import Event, Ledger, NoiseSource, PrivateUnits, Session, SystemNoise
 from dpdm.release import Model, load
 from dpdm.release.files import find_release
 from dpdm.release.model import read_statement
@@ -28,6 +23,7 @@ from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder, open_run_folder
 from dpdm.training.interrupt import InterruptFlag
 from dpdm.training.plan import Plan, make_plan, settle
+from dpdm.training.seeded_noise import SeededNoise
 from dpdm.training.trainer import Trainer, build_for
 
 
@@ -114,29 +110,31 @@ def train(
     tell = callback or (lambda event: None)
     if not config.data.labels:
         dataset = dataset.without_labels()
+    facts, units = seal(dataset, config)
     place = resolve_device(device)
-    asked = config
+    asked = config = _with_whole_path(config)
     config = settle(
         config,
-        public_size=dataset.public_size,
-        classes=len(dataset.classes),
-        image_shape=dataset.image_shape,
+        public_size=facts.public_size,
+        classes=len(facts.classes),
+        image_shape=facts.image_shape,
     )
     plan = make_plan(
         config,
-        public_size=dataset.public_size,
-        classes=len(dataset.classes),
-        pixels=math.prod(dataset.shape),
+        public_size=facts.public_size,
+        classes=len(facts.classes),
+        pixels=math.prod(facts.shape),
     )
     # Settings that do not fit the image are refused before a folder exists.
-    build_for(config, dataset, None)
-    facts = {
-        "name": dataset.name,
-        "shape": list(dataset.shape),
-        "classes": list(dataset.classes),
-        "public_size": dataset.public_size,
+    build_for(config, facts, None)
+    _check_shared_ledger(config)
+    kept = {
+        "name": facts.name,
+        "shape": list(facts.shape),
+        "classes": list(facts.classes),
+        "public_size": facts.public_size,
     }
-    folder = open_run_folder(Path(out), config, facts, resume=resume, force=force)
+    folder = open_run_folder(Path(out), config, kept, resume=resume, force=force)
     run = Run(folder, config)
     if folder.finished and not _may_go_further(folder, config):
         tell(TrainingEvent("released", f"{folder.path} is finished; nothing was done"))
@@ -150,8 +148,8 @@ def train(
             )
         )
     tell(TrainingEvent("plan", _plan_in_words(config, plan)))
-    with _session(folder, config, dataset) as session, InterruptFlag() as interrupt:
-        Trainer(dataset, config, plan, folder, session, interrupt, tell, place).run()
+    with _session(folder, config, facts, plan) as session, InterruptFlag() as interrupt:
+        Trainer(facts, units, config, plan, folder, session, interrupt, tell, place).run()
     return run
 
 
@@ -186,27 +184,86 @@ def _plan_in_words(config: Config, plan: Plan) -> str:
     return f"{promise}: {', then '.join(parts)}"
 
 
-@contextmanager
-def _session(folder: RunFolder, config: Config, dataset: Dataset) -> Iterator[Session]:
-    """The ledger, locked while the run goes on, and the noise source of the configuration."""
-    if not config.privacy.enabled:
-        yield Session(None, None)
+def seal(dataset: Dataset, config: Config) -> tuple[PublicFacts, PrivateUnits]:
+    """What is public about the data, and the data itself, sealed; nothing else goes on from here.
+
+    Raises:
+        RequestError: groups are the unit, and the data has none.
+    """
+    facts = dataset.facts(config.privacy.unit)
+    groups = dataset.private_groups if config.privacy.unit == "group" else None
+    labels = dataset.private_labels if facts.classes else None
+    return facts, PrivateUnits(dataset.private_images, labels, groups)
+
+
+def _with_whole_path(config: Config) -> Config:
+    """The same settings, with a shared ledger's path independent of the working folder."""
+    if config.privacy.ledger is None:
+        return config
+    path = str(Path(config.privacy.ledger).expanduser().resolve())
+    return config.model_copy(update={"privacy": config.privacy.model_copy(update={"ledger": path})})
+
+
+def _check_shared_ledger(config: Config) -> None:
+    """Refuses a shared ledger that is not there, or that no seeded run may write to."""
+    privacy = config.privacy
+    if privacy.ledger is None:
         return
-    seed = config.privacy.noise_seed
-    noise: NoiseSource = SystemNoise() if seed is None else SeededNoise(seed)
-    if folder.ledger.is_file():
-        ledger = Ledger.open(folder.ledger)
+    if not privacy.enabled or privacy.noise_seed is not None:
+        raise RequestError(
+            f"privacy.ledger={privacy.ledger}: a run without secret noise keeps no promise, so it "
+            "has no place in a shared ledger; leave out privacy.ledger, or privacy.noise_seed and "
+            "privacy.enabled=false"
+        )
+    if not Path(privacy.ledger).is_file():
+        raise RequestError(
+            f"privacy.ledger={privacy.ledger}: no such file; make one with `dpdm privacy "
+            "open-ledger PATH --dataset NAME --epsilon E --delta D`"
+        )
+
+
+def ledger_path(folder: RunFolder, config: Config) -> Path:
+    """Where a run's spending is written down: its own ledger, or the shared one it names."""
+    return Path(config.privacy.ledger) if config.privacy.ledger else folder.ledger
+
+
+@contextmanager
+def _session(
+    folder: RunFolder, config: Config, facts: PublicFacts, plan: Plan
+) -> Iterator[Session]:
+    """The ledger, locked while the run goes on, and the noise source of the configuration."""
+    privacy = config.privacy
+    if not privacy.enabled:
+        yield Session(None, SeededNoise(config.training.seed))
+        return
+    seed = privacy.noise_seed
+    noise: NoiseSource = (
+        SystemNoise(privacy.noise_draws) if seed is None else SeededNoise(seed, privacy.noise_draws)
+    )
+    path = ledger_path(folder, config)
+    run = folder.read_state().get("run", "run") if privacy.ledger else "run"
+    if path.is_file():
+        ledger = Ledger.open(path, run=run)
     elif any(folder.checkpoints.iterdir()):
         raise DpdmError(
-            f"{folder.ledger}: missing, though this run has spent: restore it from a backup, or "
+            f"{path}: missing, though this run has spent: restore it from a backup, or "
             "start a new run with another --out"
         )
     else:
         ledger = Ledger.create(
-            folder.ledger,
-            unit=config.privacy.unit,
-            dataset=dataset.name,
-            noise_source=noise.description,
+            path, unit=privacy.unit, dataset=facts.name, noise_source=noise.description, run=run
         )
     with ledger:
+        if privacy.ledger is not None:
+            _check_budget(ledger, config, plan)
         yield Session(ledger, noise)
+
+
+def _check_budget(ledger: Ledger, config: Config, plan: Plan) -> None:
+    """A run that would exceed what a shared ledger allows in all does not start."""
+    ledger.require_unit(config.privacy.unit)
+    planned = Counter[Event]()
+    for event, count in plan.events():
+        planned[event] += count
+    left = [(event, max(0, count - ledger.count(event))) for event, count in planned.items()]
+    ledger.check_budget(left, config.privacy.accountant)

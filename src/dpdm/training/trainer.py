@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from dpdm.config import Config
-from dpdm.data import Dataset
+from dpdm.data import PublicFacts
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.errors import DpdmError
 from dpdm.networks import EMA, load_weights, save_weights
-from dpdm.privacy import (
-    Session,
-    build_statement,
-    epsilon,
-    render_markdown,
-    steps_within,
-    validate,
-)
+from dpdm.privacy import Event, NoisedSum, PrivateUnits, Session, epsilon, validate
+from dpdm.promise import build_statement, render_markdown, steps_within
 from dpdm.release import build_denoiser, write_release_model
 from dpdm.release.files import write_text
+from dpdm.release.seal import seal_release
 from dpdm.training.checkpoint import (
     Phase,
     TrainingState,
@@ -37,7 +36,7 @@ from dpdm.training.draws import keyed_generator
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder
 from dpdm.training.interrupt import Interrupted, InterruptFlag
-from dpdm.training.loop import StepRecord, dp_sgd, warm_up
+from dpdm.training.loop import StepRecord, dp_sgd, images_per_unit, warm_up
 from dpdm.training.plan import Plan
 from dpdm.training.prior import fit_prior
 
@@ -45,10 +44,10 @@ _EPSILON_REPORTS = 40
 """How often a training asks the accountant what was spent so far."""
 
 
-def build_for(config: Config, dataset: Dataset, mixture: Mixture | None) -> torch.nn.Module:
-    """A denoiser with fresh weights for the images of ``dataset``; only their shape is used."""
+def build_for(config: Config, facts: PublicFacts, mixture: Mixture | None) -> torch.nn.Module:
+    """A denoiser with fresh weights for images of this shape and these classes."""
     generator = keyed_generator(config.training.seed, "initial weights")
-    return build_denoiser(config, dataset.image_shape, len(dataset.classes), mixture, generator)
+    return build_denoiser(config, facts.image_shape, len(facts.classes), mixture, generator)
 
 
 class Trainer:
@@ -56,7 +55,8 @@ class Trainer:
 
     def __init__(
         self,
-        dataset: Dataset,
+        facts: PublicFacts,
+        units: PrivateUnits,
         config: Config,
         plan: Plan,
         folder: RunFolder,
@@ -65,20 +65,41 @@ class Trainer:
         tell: Callback,
         device: torch.device,
     ) -> None:
-        self.dataset, self.config, self.plan, self.folder = dataset, config, plan, folder
+        self.facts, self.units = facts, units
+        self.config, self.plan, self.folder = config, plan, folder
         self.session, self.interrupt, self.tell, self.device = session, interrupt, tell, device
         self.started = time.perf_counter()
         self.budget_stop = False
 
     def run(self) -> None:
-        """Prior, warm-up, DP-SGD, release."""
+        """Class histogram, prior, warm-up, DP-SGD, release."""
+        histogram = self._histogram()
         mixture = self._prior()
-        denoiser = build_for(self.config, self.dataset, mixture).to(self.device)
+        denoiser = build_for(self.config, self.facts, mixture).to(self.device)
         network = None
         if isinstance(denoiser, Denoiser):
             state = self._train(denoiser, mixture)
             network = state.ema.tensors if state.ema.updates else state.network.state_dict()
-        self._release(network, mixture)
+        self._release(network, mixture, histogram)
+
+    def _histogram(self) -> Tensor | None:
+        """The noised shares of the classes, (Y,), released once; None where none is asked for."""
+        if not self.config.privacy.histogram_share:
+            return None
+        path, classes = self.folder.histogram, len(self.facts.classes)
+        if path.is_file():
+            tensors, metadata = load_weights(path)
+            self._require(metadata.get("ledger_head", ""))
+            return tensors["histogram"]
+        self._check_statistics_budget(self.plan.histogram_events())
+        mechanism = NoisedSum("class histogram", self.plan.histogram_noise, 1.0)
+        counts = mechanism.release(
+            self.units, lambda _, labels: np.eye(classes)[labels], self.session
+        )
+        shares = torch.from_numpy(counts[0]).float().clamp(min=0.0)
+        shares = shares / shares.sum() if shares.sum() > 0 else torch.full((classes,), 1 / classes)
+        save_weights(path, {"histogram": shares}, {"ledger_head": self._ledger_head()})
+        return shares
 
     def _prior(self) -> Mixture | None:
         design = self.plan.prior
@@ -88,14 +109,13 @@ class Trainer:
         if path.is_file():
             tensors, metadata = load_weights(path)
             self._require(metadata.get("ledger_head", ""))
-            return Mixture.from_tensors(tensors, self.dataset.image_shape).to(self.device)
-        if self.session.ledger is not None:
-            self._check_prior_budget()
+            return Mixture.from_tensors(tensors, self.facts.image_shape).to(self.device)
+        self._check_statistics_budget(design.events())
         self.tell(TrainingEvent("prior", "fitting the prior to noised statistics"))
         mixture = fit_prior(
-            self.dataset.private_images,
-            self.dataset.private_labels if self.dataset.classes else None,
-            len(self.dataset.classes),
+            self.units,
+            self.facts.image_shape,
+            len(self.facts.classes),
             design,
             self.session,
             self.config.training.seed,
@@ -105,16 +125,13 @@ class Trainer:
         self.tell(TrainingEvent("prior", epsilon=self._epsilon()))
         return mixture.to(self.device)
 
-    def _check_prior_budget(self) -> None:
-        """A fit that was killed half-way is spent, and done again only within the budget."""
+    def _check_statistics_budget(self, planned: list[tuple[Event, int]]) -> None:
+        """A release that was killed half-way is spent, and done again only within the budget."""
         ledger, privacy = self.session.ledger, self.config.privacy
-        assert ledger is not None
-        assert self.plan.prior is not None
-        spent = [(event, count) for _, event, count in ledger.counted_events()]
-        if not spent or self.session.repeatable:
+        if ledger is None or self.session.repeatable or not len(ledger.counted_events(ledger.run)):
             return
-        together = [*spent, *self.plan.prior.events()]
-        if epsilon(together, privacy.delta, privacy.accountant) > privacy.epsilon:
+        spent = [(event, count) for _, event, count in ledger.counted_events(ledger.run)]
+        if epsilon([*spent, *planned], privacy.delta, privacy.accountant) > privacy.epsilon:
             raise DpdmError(
                 f"{self.folder.path}: the run was stopped while it released statistics, and "
                 f"releasing them again would exceed epsilon {privacy.epsilon:g}; the ledger keeps "
@@ -130,7 +147,7 @@ class Trainer:
             self._require(load_checkpoint(checkpoints[-1], state))
         if state.phase == "warm-up":
             if config.warmup.steps and mixture is not None:
-                labelled = bool(self.dataset.classes)
+                labelled = bool(self.facts.classes)
                 records = warm_up(config, denoiser, mixture, state, labelled)
                 self._drive(records, state, config.warmup.steps)
                 state.ema.copy_to(network)
@@ -140,7 +157,7 @@ class Trainer:
         if self.plan.steps:
             self._validate(denoiser)
             records = dp_sgd(
-                config, self.plan, denoiser, self.dataset, self.session, state, self._budget()
+                config, self.plan, denoiser, self.units, self.session, state, self._budget()
             )
             self._drive(records, state, config.training.steps_to_do)
         self.folder.update_state(steps_done=state.step, budget_stop=self.budget_stop)
@@ -173,9 +190,9 @@ class Trainer:
         views = self.config.views.count
         generator = keyed_generator(0, "validation")
         count = 2 * min(views, 2)
-        shape = (count, *self.dataset.image_shape)
+        shape = (count, *self.facts.image_shape)
         labels = None
-        if self.dataset.classes:
+        if self.facts.classes:
             labels = torch.zeros(count, dtype=torch.int64, device=self.device)
         inputs = (
             torch.rand(shape, generator=generator).to(self.device) * 2 - 1,
@@ -190,14 +207,22 @@ class Trainer:
         ledger, event, privacy = self.session.ledger, self.plan.step_event, self.config.privacy
         if ledger is None or event is None or self.session.repeatable:
             return lambda: True
+        most = max(self.plan.steps, ledger.count(event) + 1)
+        own = ledger.counted_events(ledger.run)
+        others = [(known, count) for _, known, count in own if known != event]
         allowed = steps_within(
-            privacy.epsilon,
-            privacy.delta,
-            event,
-            [(known, count) for _, known, count in ledger.counted_events() if known != event],
-            privacy.accountant,
-            at_most=max(self.plan.steps, ledger.count(event) + 1),
+            privacy.epsilon, privacy.delta, event, others, privacy.accountant, at_most=most
         )
+        if ledger.budget is not None:
+            every = Counter[Event]()
+            for _, known, count in ledger.counted_events():
+                every[known] += count
+            every[event] -= ledger.count(event)
+            others = list(every.items())
+            allowed = min(
+                allowed,
+                steps_within(*ledger.budget, event, others, privacy.accountant, at_most=most),
+            )
 
         def may_step() -> bool:
             if ledger.count(event) < allowed:
@@ -252,38 +277,59 @@ class Trainer:
         ledger, privacy = self.session.ledger, self.config.privacy
         return None if ledger is None else ledger.epsilon(privacy.delta, privacy.accountant)
 
-    def _release(self, network: dict[str, torch.Tensor] | None, mixture: Mixture | None) -> None:
-        write_statement(self.folder, self.config, self.dataset, self.session)
+    def _release(
+        self,
+        network: dict[str, torch.Tensor] | None,
+        mixture: Mixture | None,
+        histogram: Tensor | None,
+    ) -> None:
+        write_statement(self.folder, self.config, self.facts, self.session)
         write_release_model(
             self.folder.release,
             self.config,
-            self.dataset.image_shape,
-            self.dataset.classes,
+            self.facts.image_shape,
+            self.facts.classes,
             network,
             mixture,
+            histogram,
         )
         state = self.folder.read_state()
         seconds = float(state.get("training_seconds", 0.0)) + time.perf_counter() - self.started
         self.folder.update_state(trained=True, training_seconds=seconds, device=str(self.device))
+        # Samples and report of an earlier release of this run are not this release's.
+        for stale in ("samples.npz", "report.html"):
+            (self.folder.release / stale).unlink(missing_ok=True)
+        self.folder.update_state(seal=seal_release(self.folder.release))
         self.tell(TrainingEvent("released", str(self.folder.release), epsilon=self._epsilon()))
 
 
-def write_statement(folder: RunFolder, config: Config, dataset: Dataset, session: Session) -> None:
+def write_statement(
+    folder: RunFolder, config: Config, facts: PublicFacts, session: Session
+) -> None:
     """Writes ``privacy.json`` and ``PRIVACY.md`` from the ledger."""
-    noise = session.noise
+    noise, ledger = session.noise, session.ledger
+    shared: dict[str, Any] = {}
+    if ledger is not None and config.privacy.ledger is not None:
+        shared = {
+            "this_run": ledger.counted_events(ledger.run),
+            "runs": len(ledger.runs),
+            "budget": ledger.budget,
+        }
     statement = build_statement(
-        [] if session.ledger is None else session.ledger.counted_events(),
+        [] if ledger is None else ledger.counted_events(),
         delta=config.privacy.delta,
         accountant=config.privacy.accountant,
         unit=config.privacy.unit,
-        noise_source="none" if noise is None else noise.description,
+        noise_source="none" if ledger is None else noise.description,
         enabled=config.privacy.enabled,
-        seeded=noise is not None and not noise.private,
+        seeded=ledger is not None and not noise.private,
         planned_epsilon=config.privacy.epsilon,
-        image_shape=dataset.shape,
-        classes=len(dataset.classes),
-        public_size=dataset.public_size,
-        public_size_declared=dataset.public_size_declared,
+        image_shape=facts.shape,
+        classes=len(facts.classes),
+        public_size=facts.public_size,
+        public_size_declared=facts.public_size_declared,
+        max_images_per_unit=images_per_unit(config) if config.privacy.unit == "group" else None,
+        **shared,
     )
     write_text(folder.release / "privacy.json", json.dumps(statement, indent=2) + "\n")
     write_text(folder.release / "PRIVACY.md", render_markdown(statement))

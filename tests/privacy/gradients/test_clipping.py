@@ -154,10 +154,11 @@ def test_the_same_gradients_give_the_same_bits():
         assert all(torch.equal(again.sums[name], first.sums[name]) for name in gradients)
 
 
-def test_low_precision_gradients_are_summed_in_float32():
-    gradients = {"a": torch.ones(300, 2, dtype=torch.bfloat16)}
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_gradients_of_any_precision_are_summed_in_float64(dtype):
+    gradients = {"a": torch.ones(300, 2, dtype=dtype)}
     (total,) = clip_and_sum(gradients, 10.0).sums.values()
-    assert total.dtype == torch.float32
+    assert total.dtype == torch.float64
     assert total.tolist() == [300.0, 300.0]
 
 

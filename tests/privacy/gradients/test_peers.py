@@ -48,7 +48,7 @@ def test_opacus_finds_the_same_gradients_and_clipped_sum():
     factors = (bound / norms).clamp(max=1.0)
     for name, expected in by_peer.items():
         total = torch.einsum("u,u...->...", factors, expected)
-        torch.testing.assert_close(found.sums[name], total, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.sums[name].float(), total, rtol=1e-4, atol=1e-4)
 
 
 def denoise(module, x, c_noise, labels):

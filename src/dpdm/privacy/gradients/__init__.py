@@ -3,7 +3,13 @@
 Useful on its own: nothing else of dpdm is needed but its errors.
 """
 
-from dpdm.privacy.gradients.clipping import ClippedSum, clip_and_sum, clip_factors, per_unit_norms
+from dpdm.privacy.gradients.clipping import (
+    ClippedSum,
+    clip_and_sum,
+    clip_factors,
+    clip_rows,
+    per_unit_norms,
+)
 from dpdm.privacy.gradients.engine import per_unit_gradients
 from dpdm.privacy.gradients.refusal import UnsupportedModuleError
 from dpdm.privacy.gradients.validate import validate
@@ -13,6 +19,7 @@ __all__ = [
     "UnsupportedModuleError",
     "clip_and_sum",
     "clip_factors",
+    "clip_rows",
     "per_unit_gradients",
     "per_unit_norms",
     "validate",

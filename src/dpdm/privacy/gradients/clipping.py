@@ -1,20 +1,25 @@
 """Clipping and summing per-unit gradients, sum_u w_u g_u min(1, C / ||g_u||), without a copy.
 
-The norm is taken over all parameters together (flat clipping) and accumulated in float64. A clip
-factor aims at C (1 - MARGIN), so that no rounding can let a unit contribute more than C: the factor
-and its products with float32 entries are each off by at most 2^-24 = 6e-8, relative, and the
-float64 norm by far less; together less than MARGIN.
+The norm is taken over all parameters together (flat clipping) and accumulated in float64. Sums are
+float64 as well, and a clip factor aims at C (1 - MARGIN): the rounding of norms, factors and sums,
+some 1e-16 times the number of units, stays far below that margin, so that one unit more or less
+moves the computed sum by at most C, rounding included.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from dpdm.errors import RequestError
+
+Array = npt.NDArray[np.float64]
 
 MARGIN = 1e-6
 """How far below the bound, relative, a clipped norm aims."""
@@ -27,7 +32,7 @@ class ClippedSum(NamedTuple):
     """What clipping gives: the noiseless sum and what is known privately of the units.
 
     Attributes:
-        sums: name -> (*shape), the weighted sum of clipped per-unit gradients.
+        sums: name -> (*shape) float64, the weighted sum of clipped per-unit gradients.
         norms: (U,) float64, before clipping; infinite or NaN where a gradient is not finite.
         nonfinite: (U,) bool, units of weight above zero that counted as zero because of that.
     """
@@ -76,8 +81,8 @@ def clip_and_sum(
 ) -> ClippedSum:
     """Clip each unit's gradient to ``max_norm`` and add them up.
 
-    Without its rounding (of the order of the sum's own, relative 1e-7), one unit moves the sum by
-    at most ``max_norm``. A unit whose gradient is not finite counts as zero.
+    One unit moves the sum, as computed, by at most ``max_norm``. A unit whose gradient is not
+    finite counts as zero.
 
     Args:
         gradients: name -> (U, *shape), as ``per_unit_gradients`` returns them.
@@ -107,13 +112,26 @@ def clip_and_sum(
     return ClippedSum(sums, norms, nonfinite)
 
 
+def clip_rows(vectors: Array, max_norm: float) -> Array:
+    """Rows of (N, d) scaled to norm at most ``max_norm``; rows that are not finite become zero."""
+    finite = np.isfinite(vectors).all(axis=1, keepdims=True)
+    clipped: Array = np.where(finite, vectors, 0.0)
+    if math.isinf(max_norm):
+        return clipped
+    norms = np.linalg.norm(clipped, axis=1, keepdims=True)
+    limit = max_norm * (1.0 - MARGIN)
+    clipped *= np.minimum(1.0, limit / np.maximum(norms, limit))
+    return clipped
+
+
 def _weighted_sum(gradient: Tensor, factors: Tensor, dropped: Tensor | None) -> Tensor:
     rows = _rows(gradient)
-    if rows.dtype.itemsize < 4:
-        rows = rows.float()
     if dropped is not None:  # zero times NaN is NaN
         rows = rows.masked_fill(dropped.unsqueeze(1), 0.0)
-    return torch.mv(rows.t(), factors.to(rows.dtype)).view(gradient.shape[1:])
+    parts = torch.split(rows, max(1, _CHUNK // len(rows)), dim=1)
+    return torch.cat([torch.mv(part.double().t(), factors) for part in parts]).view(
+        gradient.shape[1:]
+    )
 
 
 def _rows(gradient: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dpdm.privacy import Event, gaussian
+from dpdm.privacy import Event
+from dpdm.promise.planning import gaussian
 
 _WITHOUT_CLASS_COVARIANCE = {"moments": 0.05, "means": 0.45, "scatter": 0.50}
 _WITH_CLASS_COVARIANCE = {"moments": 0.05, "means": 0.15, "scatter": 0.20, "class scatter": 0.60}

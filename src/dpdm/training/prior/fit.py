@@ -3,7 +3,7 @@ prior").
 
 The order of the releases: moments (class counts, mean squared norms, pooled mean), class means,
 pooled within-class scatter, clusters, scatter per class. Each clips at a norm that earlier
-releases give, so nothing is tuned by hand. Only ``Releases`` keeps private arrays; the rest is
+releases give, so nothing is tuned by hand. Only mechanisms read the private images; the rest is
 post-processing.
 """
 
@@ -19,7 +19,7 @@ import torch
 from dpdm.diffusion.dct import DctFrame
 from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
-from dpdm.privacy import Session
+from dpdm.privacy import PrivateUnits, Session
 from dpdm.training.prior.design import CLUSTER_STEPS, PriorDesign
 from dpdm.training.prior.releases import Releases
 from dpdm.training.prior.shrinkage import (
@@ -47,8 +47,8 @@ _LARGEST_RANK = 128
 
 
 def fit_prior(
-    private_images: npt.NDArray[np.uint8],
-    private_labels: npt.NDArray[np.int64] | None,
+    units: PrivateUnits,
+    image_shape: tuple[int, int, int],
     classes: int,
     design: PriorDesign,
     session: Session,
@@ -57,32 +57,31 @@ def fit_prior(
     """Releases the statistics of ``design`` and fits the prior.
 
     Args:
-        private_images: (N, H, W, C).
-        private_labels: (N,) in [0, classes), or None.
+        units: images uint8 (N, H, W, C) with labels (N,) in [0, classes), or without any.
+        image_shape: (C, H, W).
         classes: number of classes, 0 or 1 for unlabelled data.
         design: what is released and with which noise.
         session: ledger and noise source.
         seed: of the public starting points of the cluster search.
     """
-    height, width, channels = private_images.shape[1:]
-    frame = DctFrame((channels, height, width), design.dimension)
+    frame = DctFrame(image_shape, design.dimension)
     releases = Releases(
-        _coefficients(frame, private_images),
-        np.zeros(len(private_images), np.int64) if private_labels is None else private_labels,
+        units.transform(lambda images: _coefficients(frame, images)),
+        math.prod(image_shape),
         max(classes, 1),
         design,
         session,
     )
     statistics = _collect(releases, design, np.random.default_rng(seed))
-    return _mixture((channels, height, width), statistics)
+    return _mixture(image_shape, statistics)
 
 
-def _coefficients(frame: DctFrame, private_images: npt.NDArray[np.uint8]) -> Array:
+def _coefficients(frame: DctFrame, images: npt.NDArray[np.uint8]) -> Array:
     parts = []
-    for start in range(0, len(private_images), 4096):
+    for start in range(0, len(images), 4096):
         # A copy: torch does not take the read-only arrays of a data set.
-        images = to_model_space(np.array(private_images[start : start + 4096]))
-        parts.append(frame.to_coefficients(images).numpy())
+        part = to_model_space(np.array(images[start : start + 4096]))
+        parts.append(frame.to_coefficients(part).numpy())
     return np.concatenate(parts).astype(np.float64)
 
 

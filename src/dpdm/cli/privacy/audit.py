@@ -1,0 +1,104 @@
+"""``dpdm privacy audit``: attack a training, and compare what is found with what is claimed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dpdm.cli.console import display, note, out, print_json, table
+from dpdm.cli.options import Data, Device, Json, Settings, Source, load, open_training_data
+from dpdm.errors import DpdmError
+
+if TYPE_CHECKING:
+    from dpdm.audit import AuditResult
+
+_EMBEDDED = ("digits",)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command of this file."""
+    app.command("audit")(audit_command)
+
+
+def audit_command(
+    source: Source,
+    data: Data = None,
+    settings: Settings = None,
+    canaries: Annotated[
+        int, typer.Option(metavar="M", help="Made-up units to look for, each in the data or not.")
+    ] = 1000,
+    confidence: Annotated[float, typer.Option(help="With which the bound holds.")] = 0.95,
+    runs: Annotated[int, typer.Option(help="Trainings to attack; more give a higher bound.")] = 1,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Also write the result here.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Attack a training with canaries: a lower bound on epsilon beside the claim, and checks.
+
+    Trains for real, in a temporary folder with a ledger of its own. The claim is about any data, so
+    no private data is needed: without --data the digits are audited on themselves and every other
+    preset on random images of its shape and number. On private data, the result is private too.
+
+    Exit status 1 where the audit contradicts the claim.
+    """
+    import json
+
+    from dpdm.audit import run_audit, stand_in
+
+    config = load(source, settings)
+    spec = config.data.spec
+    invented = data is None and spec is not None and spec.partition("@")[0] not in _EMBEDDED
+    dataset = stand_in(config, spec or "") if invented else open_training_data(config, data)
+    with display() as shown:
+        result = run_audit(
+            config,
+            dataset,
+            canaries=canaries,
+            confidence=confidence,
+            runs=runs,
+            device=device,
+            progress=shown.training,
+        )
+    if out_file is not None:
+        try:
+            out_file.write_text(json.dumps(result.to_json(), indent=2) + "\n", "utf-8")
+        except OSError as error:
+            raise DpdmError(f"--out {out_file}: cannot be written ({error.strerror})") from error
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _show(result)
+    if data is not None:
+        note("private view: computed with knowledge of the data; do not share it")
+    if result.faults:
+        raise DpdmError("the audit contradicts the claim: " + "; ".join(result.faults))
+
+
+def _show(result: AuditResult) -> None:
+    table(
+        ("canaries", "number", "in the data", "guesses", "right", "epsilon at least"),
+        [
+            (
+                family.kind,
+                family.count,
+                family.included,
+                family.guesses,
+                family.correct,
+                f"{family.epsilon_lower_bound:.3f}",
+            )
+            for family in result.canaries
+        ],
+    )
+    table(
+        ("check", "passed", "seen"),
+        [(check.name, "yes" if check.passed else "NO", check.seen) for check in result.checks],
+    )
+    out.print(
+        f"epsilon is at least {result.epsilon_lower_bound:.4g} (confidence "
+        f"{result.confidence:.0%}); claimed: at most {result.epsilon_claimed:.4g}, at delta "
+        f"{result.delta:g}"
+    )

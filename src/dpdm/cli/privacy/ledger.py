@@ -1,0 +1,177 @@
+"""``dpdm privacy ledger`` and ``open-ledger``: what was spent, and a budget for several runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dpdm.cli.console import note, out, print_json, table
+from dpdm.cli.options import Json
+from dpdm.errors import RequestError
+
+if TYPE_CHECKING:
+    from dpdm.privacy import Ledger
+    from dpdm.privacy.accounting import Accountant
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this file."""
+    app.command("ledger")(ledger_command)
+    app.command("open-ledger")(open_ledger_command)
+
+
+def ledger_command(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN|LEDGER.jsonl", help="A run's folder, or a ledger.")
+    ],
+    delta: Annotated[
+        float | None, typer.Option(help="Where to state epsilon; default the run's or budget's.")
+    ] = None,
+    accountant: Annotated[
+        str | None, typer.Option(metavar="pld|rdp", help="Accountant; default the run's, or pld.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a ledger's chain of records and print what each run and all together spent."""
+    from dpdm.privacy import read_ledger
+    from dpdm.privacy.accounting import ACCOUNTANTS
+    from dpdm.promise.wording import event_in_words
+
+    path, usual_delta, usual_accountant = _find(source)
+    ledger = read_ledger(path)
+    if delta is None:
+        delta = usual_delta or (ledger.budget[1] if ledger.budget else None)
+    if delta is None:
+        raise RequestError(f"{path}: has no budget and so no delta of its own; give --delta")
+    chosen = accountant or usual_accountant
+    if chosen not in ACCOUNTANTS:
+        raise RequestError(f"--accountant {chosen}: use {' or '.join(ACCOUNTANTS)}")
+    found = summary(ledger, delta, chosen)
+    if as_json:
+        print_json(found)
+        return
+    table(
+        ("run", "mechanism", "event", "count"),
+        [
+            (run["name"], used["name"], event_in_words(used["event"]), used["count"])
+            for run in found["runs"]
+            for used in run["mechanisms"]
+        ],
+    )
+    out.print()
+    total = {"name": "all together", "records": found["records"], "epsilon": found["epsilon"]}
+    table(
+        ("run", "records", f"epsilon at delta {delta:g}"),
+        [
+            (run["name"], run["records"], _in_words(run["epsilon"]))
+            for run in [*found["runs"], total]
+        ],
+    )
+    if budget := found["budget"]:
+        out.print(
+            f"budget: epsilon {budget['epsilon']:g} at delta {budget['delta']:g}; "
+            f"spent {_in_words(budget['spent'])}, left {_in_words(budget['left'])}",
+            markup=False,
+        )
+    note(f"{path}: the chain of {found['records']} records is whole")
+
+
+def open_ledger_command(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The new file.")],
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="Your name for the data set.")],
+    epsilon: Annotated[float, typer.Option(help="What all runs together may spend.")],
+    delta: Annotated[float, typer.Option(help="Probability that the promise may fail.")],
+    unit: Annotated[str, typer.Option(metavar="image|group", help="What is protected.")] = "image",
+) -> None:
+    """Open a ledger with a budget, to be shared by runs on the same data (privacy.ledger=PATH)."""
+    from dpdm.privacy import Ledger, SystemNoise
+
+    if unit not in ("image", "group"):
+        raise RequestError(f"--unit {unit}: use image or group")
+    if not dataset.strip():
+        raise RequestError("--dataset: give the data set a name; runs on it must have the same")
+    if not path.parent.is_dir():
+        raise RequestError(f"{path}: there is no folder {path.parent}; make it first")
+    Ledger.create(
+        path,
+        dataset=dataset,
+        unit=unit,
+        noise_source=SystemNoise().description,
+        budget=(epsilon, delta),
+    ).close()
+    note(
+        f"{path}: open with epsilon {epsilon:g} at delta {delta:g} for all runs together; "
+        f"give each --set privacy.ledger={path}"
+    )
+
+
+def summary(ledger: Ledger, delta: float, accountant: Accountant) -> dict[str, Any]:
+    """The ledger as ``dpdm privacy ledger --json`` prints it: the header, and
+
+    ``records`` and ``repeated`` (of them, of steps done again after an interruption), ``runs``
+    (each with ``name``, ``records``, ``mechanisms`` and its own ``epsilon``), ``mechanisms`` and
+    ``epsilon`` of all together, ``budget`` (with ``spent`` and ``left``, their difference) or None,
+    and ``head``. An epsilon is None where no finite one can be shown.
+    """
+    chain_keys = ("sequence", "previous", "hash")
+    budget = None
+    if ledger.budget:
+        limit, at = ledger.budget
+        spent = _finite(ledger.epsilon(at, accountant))
+        left = None if spent is None else max(0.0, limit - spent)
+        budget = {"epsilon": limit, "delta": at, "spent": spent, "left": left}
+    return {key: value for key, value in ledger.header.items() if key not in chain_keys} | {
+        "records": len(ledger),
+        "repeated": ledger.repeated,
+        "runs": [
+            {
+                "name": run,
+                "records": sum(count for _, _, count in ledger.counted_events(run)),
+                "mechanisms": _mechanisms(ledger, run),
+                "epsilon": _finite(ledger.epsilon(delta, accountant, run)),
+            }
+            for run in ledger.runs
+        ],
+        "mechanisms": _mechanisms(ledger, None),
+        "epsilon": _finite(ledger.epsilon(delta, accountant)),
+        "delta": delta,
+        "accountant": accountant,
+        "budget": budget,
+        "head": ledger.head,
+    }
+
+
+def _find(source: str) -> tuple[Path, float | None, str]:
+    """The ledger that was named, and a run's own delta and accountant."""
+    from dpdm.config import load_config
+    from dpdm.training import RunFolder
+    from dpdm.training.run import ledger_path
+
+    path = Path(source)
+    if path.is_file():
+        return path, None, "pld"
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise RequestError(f"{source}: neither a ledger nor a run's folder (private/config.yaml)")
+    config = load_config(folder.config)
+    found = ledger_path(folder, config)
+    if not found.is_file():
+        raise RequestError(f"{found}: no such file; a run that is private makes it when it starts")
+    return found, config.privacy.delta, config.privacy.accountant
+
+
+def _mechanisms(ledger: Ledger, run: str | None) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "event": event.to_json(), "count": count}
+        for name, event, count in ledger.counted_events(run)
+    ]
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if epsilon < float("inf") else None
+
+
+def _in_words(epsilon: float | None) -> str:
+    return "no finite value" if epsilon is None else f"{epsilon:.6g}"

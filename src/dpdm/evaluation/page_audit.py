@@ -1,0 +1,48 @@
+"""An audit as the private report shows it: what an attack found beside what is claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class AuditView:
+    """What the template shows of an audit; every entry is text."""
+
+    verdict: str
+    alarm: bool
+    families: tuple[tuple[str, ...], ...]
+    checks: tuple[tuple[str, str, str], ...]
+    access: tuple[str, ...]
+
+
+def audit_view(audit: Mapping[str, Any]) -> AuditView:
+    """Prepares the JSON object of ``dpdm privacy audit`` for the template."""
+    bound, claim = audit["epsilon_lower_bound"], audit["epsilon_claimed"]
+    checks = audit.get("checks", ())
+    alarm = bound > claim or any(not check["passed"] for check in checks)
+    verdict = (
+        f"The attack shows that epsilon is at least {bound:.3g} (confidence "
+        f"{audit['confidence']:.0%}); claimed is at most {claim:.4g}, both at delta "
+        f"{audit['delta']:g}."
+    )
+    return AuditView(
+        verdict=verdict + (" This contradicts the claim." if alarm else ""),
+        alarm=alarm,
+        families=tuple(
+            (
+                str(family["kind"]),
+                f"{family['included']} of {family['count']}",
+                f"{family['correct']} of {family['guesses']}",
+                f"{family['epsilon_lower_bound']:.3g}",
+            )
+            for family in audit.get("canaries", ())
+        ),
+        checks=tuple(
+            (str(check["name"]), "passed" if check["passed"] else "FAILED", str(check["seen"]))
+            for check in checks
+        ),
+        access=tuple(str(sentence) for sentence in audit.get("access", ())),
+    )

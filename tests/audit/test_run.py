@@ -1,0 +1,164 @@
+"""An audit of a whole training: what it reports, the faults it finds, and its command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dpdm.audit import run_audit, stand_in
+from dpdm.audit.canaries import image_canaries, with_images
+from dpdm.cli import main
+from dpdm.config import Config, load_config
+from dpdm.data import Dataset, open_dataset
+from dpdm.errors import RequestError
+from dpdm.privacy import SystemNoise
+
+SMALL = [
+    "training.batch_size=64",
+    "training.steps=3",
+    "training.microbatch=64",
+    "training.least_signal=0",
+    "views.count=1",
+    "network.base_channels=8",
+]
+
+
+def small(*changes: str) -> Config:
+    return load_config("digits", [*SMALL, *changes])
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return open_dataset("digits")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def test_a_sound_training_passes_with_a_bound_below_its_claim_and_well_above_zero(digits):
+    result = run_audit(small(), digits, canaries=300, seed=0)
+    assert result.faults == ()
+    assert 1.0 < result.epsilon_lower_bound < result.epsilon_claimed <= 10
+    assert [family.kind for family in result.canaries] == [
+        "gradient-space",
+        "random",
+        "blank",
+        "mislabelled",
+    ]
+    names = " ".join(check.name for check in result.checks)
+    for mechanism in ("moments", "class means", "pooled scatter", "class scatter", "DP-SGD step"):
+        assert mechanism in names
+
+
+def test_canaries_of_several_runs_count_together(digits):
+    result = run_audit(small("training.steps=0"), digits, canaries=100, runs=2, seed=0)
+    assert result.canaries[0].count == 200
+    assert result.epsilon_claimed <= 10
+
+
+def test_a_training_with_half_the_noise_is_found_out(digits, monkeypatch):
+    whole = SystemNoise.gaussian
+    monkeypatch.setattr(
+        SystemNoise, "gaussian", lambda self, shape, *, key: 0.5 * whole(self, shape, key=key)
+    )
+    result = run_audit(small("training.steps=0"), digits, canaries=100, seed=0)
+    assert any("noise as claimed" in fault for fault in result.faults)
+
+
+def test_a_group_is_a_unit_like_any_other(digits):
+    grouped = Dataset(
+        name="persons",
+        shape=digits.shape,
+        classes=digits.classes,
+        public_size=400,
+        public_size_declared=True,
+        private_images=digits.private_images[:1200],
+        private_labels=digits.private_labels[:1200],
+        private_groups=np.arange(1200) // 3,
+    )
+    result = run_audit(small("privacy.unit=group"), grouped, canaries=100, seed=0)
+    assert result.faults == ()
+
+
+def test_what_cannot_be_audited_is_refused(digits):
+    with pytest.raises(RequestError, match="claims nothing"):
+        run_audit(small("privacy.enabled=false"), digits)
+    with pytest.raises(RequestError, match="10"):
+        run_audit(small(), digits, canaries=3)
+    with pytest.raises(RequestError, match="give --data"):
+        stand_in(small(), "elsewhere")
+
+
+def test_image_canaries_are_in_the_data_exactly_where_the_coin_said_so(digits):
+    families = image_canaries(digits, 20, np.random.default_rng(0))
+    data = with_images(digits, families)
+    added = data.private_images[digits.private_count :]
+    expected = [family.images[family.included] for family in families]
+    np.testing.assert_array_equal(added, np.concatenate(expected))
+    assert data.public_size == digits.public_size
+    blank = next(family for family in families if family.kind == "blank")
+    assert (blank.images == blank.images[:, :1, :1, :1]).all()
+
+
+def test_a_mislabelled_canary_has_another_label_than_its_image(digits):
+    families = image_canaries(digits, 50, np.random.default_rng(0))
+    wrong = next(family for family in families if family.kind == "mislabelled")
+    true = {
+        image.tobytes(): label
+        for image, label in zip(digits.private_images, digits.private_labels, strict=True)
+    }
+    labels = np.array([true[image.tobytes()] for image in wrong.images])
+    assert (labels != wrong.labels).all()
+
+
+def test_other_presets_are_audited_on_random_images_of_their_shape_and_number():
+    data = stand_in(load_config("cifar10-eps10"), "cifar10")
+    assert (data.shape, data.private_count, len(data.classes)) == ((32, 32, 3), 50_000, 10)
+
+
+def test_the_command_prints_one_json_object_and_writes_the_same(tmp_path: Path, capsys):
+    file = tmp_path / "audit.json"
+    settings = [part for change in SMALL for part in ("--set", change)]
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                "privacy",
+                "audit",
+                "digits",
+                *settings,
+                "--canaries",
+                "100",
+                "--json",
+                "--out",
+                str(file),
+            ]
+        )
+    assert ended.value.code == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(file.read_text())
+    assert set(printed) == {
+        "epsilon_lower_bound",
+        "epsilon_claimed",
+        "delta",
+        "confidence",
+        "access",
+        "canaries",
+        "checks",
+        "seconds",
+    }
+
+
+def test_the_command_ends_with_one_line_and_status_1_where_the_claim_is_contradicted(capsys):
+    """A seed that someone chose: the noise can be drawn again."""
+    settings = [part for change in [*SMALL, "privacy.noise_seed=1"] for part in ("--set", change)]
+    with pytest.raises(SystemExit) as ended:
+        main(["privacy", "audit", "digits", *settings, "--canaries", "100"])
+    assert ended.value.code == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: the audit contradicts the claim: check failed: noise cannot")
