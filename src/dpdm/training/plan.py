@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
 from dpdm.config import Config
 from dpdm.errors import RequestError
-from dpdm.privacy import Event
+from dpdm.privacy import Event, epsilon
+from dpdm.privacy.accounting import CountedEvent
 from dpdm.promise import check_delta, gaussian_noise_multiplier_for, noise_multiplier_for
 from dpdm.promise.planning import gaussian, poisson_sampled_gaussian
 from dpdm.release import build_denoiser
@@ -140,25 +142,7 @@ def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) ->
         check_delta(privacy.delta, public_size)
     histogram_noise = _histogram_noise(config, classes)
     others = _histogram_events(histogram_noise)
-    design = None
-    if config.prior.enabled:
-        noise = 0.0
-        if privacy.enabled:
-            alone = not training.steps
-            noise = gaussian_noise_multiplier_for(
-                privacy.epsilon if alone else config.prior.share * privacy.epsilon,
-                privacy.delta,
-                privacy.accountant,
-                others if alone else (),
-            )
-        design = design_prior(
-            public_size=public_size,
-            classes=max(classes, 1),
-            pixels=pixels,
-            noise_multiplier=noise,
-            dimension=config.prior.dimension,
-            clusters=config.prior.clusters,
-        )
+    design = _prior_design(config, public_size, classes, pixels, others)
     noise_multiplier = 0.0
     if privacy.enabled and training.steps:
         if design is not None and config.prior.share >= 1:
@@ -183,3 +167,32 @@ def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) ->
         histogram_noise=histogram_noise,
         image_passes=training.steps * training.batch_size * config.views.count,
     )
+
+
+def _prior_design(
+    config: Config, public_size: int, classes: int, pixels: int, others: list[CountedEvent]
+) -> PriorDesign | None:
+    """What the prior releases; on its own it has all of epsilon that ``others`` leave."""
+    if not config.prior.enabled:
+        return None
+    design = partial(
+        design_prior,
+        public_size=public_size,
+        classes=max(classes, 1),
+        pixels=pixels,
+        dimension=config.prior.dimension,
+        clusters=config.prior.clusters,
+    )
+    privacy, alone = config.privacy, not config.training.steps
+    if not privacy.enabled:
+        return design(noise_multiplier=0.0)
+    target = privacy.epsilon if alone else config.prior.share * privacy.epsilon
+    beside = others if alone else []
+    how = (privacy.delta, privacy.accountant)
+    noise = gaussian_noise_multiplier_for(target, *how, beside)
+    made = design(noise_multiplier=noise)
+    # Its parts cost together what one mechanism with this noise costs, but for rounding.
+    while epsilon([*made.events(), *beside], *how) > target:
+        noise *= 1 + 1e-6
+        made = design(noise_multiplier=noise)
+    return made
