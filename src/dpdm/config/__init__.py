@@ -8,10 +8,11 @@ from dpdm.config.loading import (
     preset_names,
     to_yaml,
 )
-from dpdm.config.schema import Config, SamplerSettings
+from dpdm.config.schema import Config, Precision, SamplerSettings
 
 __all__ = [
     "Config",
+    "Precision",
     "SamplerSettings",
     "dotted_keys",
     "flatten",

@@ -25,6 +25,7 @@ NonNegative = Annotated[Real, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[Integer, Field(ge=0)]
 PositiveCount = Annotated[Integer, Field(ge=1)]
 SamplerName = Literal["churn", "heun", "ddim", "ddim-stochastic"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class _Section(BaseModel):
@@ -155,7 +156,13 @@ class TrainingConfig(_Section):
     max_steps: Count | None = Field(
         None, description="stop earlier, with the epsilon actually spent"
     )
-    microbatch: PositiveCount = Field(64, description="units per forward and backward pass")
+    microbatch: PositiveCount | Literal["auto"] = Field(
+        "auto", description="units per forward and backward pass; auto: what memory allows"
+    )
+    precision: Precision = Field(
+        "auto",
+        description="of the network's matrix products; auto: bfloat16 where the device computes it",
+    )
     learning_rate: Positive = 3e-4
     schedule: Literal["constant", "cosine"] = "constant"
     ema_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.999
@@ -195,6 +202,10 @@ class SamplingConfig(SamplerSettings):
     """How the release's own samples are drawn, and other settings of the paper by name."""
 
     count: PositiveCount = Field(1000, description="images in release/samples.npz")
+    precision: Precision = Field(
+        "auto",
+        description="of the network's matrix products; auto: bfloat16 where the device computes it",
+    )
     batch_size: PositiveCount = 500
     alternatives: dict[str, SamplerSettings] = Field(
         default_factory=dict, description="named settings for `dpdm sample --settings NAME`"

@@ -80,8 +80,11 @@ class PriorBase(nn.Module):
 class Denoiser(nn.Module):
     """D(x; sigma, y) of a DM config, a base and a network, the only part with parameters.
 
-    ``network(inputs (N, kC, H, W), c_noise (N,), labels (N,) or None) -> (N, C, H, W)``.
+    ``network(inputs (N, kC, H, W), c_noise (N,), labels (N,) or None) -> (N, C, H, W)``. It alone
+    runs in ``precision``, under autocast; None for the precision of its weights.
     """
+
+    precision: torch.dtype | None = None
 
     def __init__(self, network: nn.Module, config: DMConfig, base: Base) -> None:
         super().__init__()
@@ -98,7 +101,8 @@ class Denoiser(nn.Module):
     def corrected(self, base: BaseOutput, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """The estimate from a base output that is already at hand: the part with a gradient."""
         c = self.config.preconditioning(sigma)
-        correction = self.network(base.inputs, c.c_noise, labels)
+        with torch.autocast(base.inputs.device.type, self.precision, self.precision is not None):
+            correction = self.network(base.inputs, c.c_noise, labels)
         estimate: Tensor = base.mean + _per_image(c.c_out) * correction.to(base.mean.dtype)
         return estimate
 

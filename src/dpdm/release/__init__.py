@@ -3,10 +3,12 @@
 from dpdm.release.build import build_denoiser
 from dpdm.release.files import RELEASE_FILES, find_release, write_release_model
 from dpdm.release.model import Model, load
+from dpdm.release.precision import autocast_dtype
 
 __all__ = [
     "RELEASE_FILES",
     "Model",
+    "autocast_dtype",
     "build_denoiser",
     "find_release",
     "load",

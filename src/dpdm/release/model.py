@@ -23,6 +23,7 @@ from dpdm.errors import DpdmError, RequestError
 from dpdm.networks import load_into, load_weights
 from dpdm.release.build import build_denoiser
 from dpdm.release.files import find_release, read_json
+from dpdm.release.precision import autocast_dtype
 
 Progress = Callable[[int, int], None]
 Images = npt.NDArray[np.uint8]
@@ -136,6 +137,8 @@ class Model:
         drawn = self.labels(count, labels, seed)
         size = batch_size or self.config.sampling.batch_size
         place = torch.device(device or "cpu")
+        if isinstance(self.denoiser, Denoiser):
+            self.denoiser.precision = autocast_dtype(self.config.sampling.precision, place)
         if self.mixture is not None and not isinstance(self.denoiser, Denoiser) and sampler is None:
             return self._draw_prior(drawn, size, generator, progress), drawn
         scale = chosen.guidance if guidance is None else guidance

@@ -13,16 +13,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from dpdm.config import Config, load_config
 from dpdm.data import Dataset, PublicFacts
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.objective import denoising_loss
-from dpdm.diffusion.views import draw_views
-from dpdm.privacy import per_unit_gradients
-from dpdm.release import build_denoiser
+from dpdm.privacy import clip_and_sum, per_unit_gradients
+from dpdm.release import autocast_dtype, build_denoiser
+from dpdm.training.microbatch import random_views, resolve_microbatch
 from dpdm.training.plan import Plan, make_plan, parameter_count, settle, signal_to_noise
 
 _ENOUGH_SIGNAL = 3.0
@@ -145,9 +144,11 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
     parameters, seconds = parameter_count(denoiser), 0.0
     signal = signal_to_noise(config, plan, parameters)
     if isinstance(denoiser, Denoiser) and plan.steps:
-        seconds = _time_microbatch(config, denoiser.to(device), facts, device)
-        microbatches = math.ceil(config.training.batch_size / config.training.microbatch)
-        seconds *= microbatches * config.training.steps_to_do
+        denoiser = denoiser.to(device)
+        denoiser.precision = autocast_dtype(config.training.precision, device)
+        units = resolve_microbatch(config, denoiser, facts, device)
+        seconds = _time_microbatch(config, denoiser, facts, units, device)
+        seconds *= config.training.batch_size / units * config.training.steps_to_do
     return Forecast(
         config.name,
         plan,
@@ -186,31 +187,17 @@ def _warnings(plan: Plan, signal: float | None, classes: int, left_out: bool) ->
 
 
 def _time_microbatch(
-    config: Config, denoiser: Denoiser, facts: PublicFacts, device: torch.device
+    config: Config, denoiser: Denoiser, facts: PublicFacts, units: int, device: torch.device
 ) -> float:
-    units, views = config.training.microbatch, config.views.count
-    generator = torch.Generator().manual_seed(0)
-    sigma, noise = draw_views(
-        config.views.law,
-        denoiser.config,
-        units,
-        views,
-        facts.image_shape,
-        generator=generator,
-        device=device,
-    )
-    images = torch.rand((units * views, *facts.image_shape), generator=generator).to(device)
-    labels = None
-    if facts.classes:
-        labels = torch.zeros(units * views, dtype=torch.int64, device=device)
-    times = []
+    views, times = random_views(config, denoiser, facts, units, device), []
     for _ in range(3):
         started = time.perf_counter()
-        per_unit_gradients(denoiser, denoising_loss, (images, sigma, noise, labels), views=views)
+        _, gradients = per_unit_gradients(denoiser, denoising_loss, views, config.views.count)
+        clip_and_sum(gradients, config.privacy.max_grad_norm)
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    return float(np.min(times))
+    return min(times)
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -171,12 +171,14 @@ def dp_sgd(
     units: PrivateUnits,
     session: Session,
     state: TrainingState,
+    microbatch: int,
     may_step: Callable[[], bool],
 ) -> Iterator[StepRecord]:
     """DP-SGD from ``state.step`` on (Abadi et al. 2016, Algorithm 1; Dockhorn et al. 2023,
     Algorithm 1).
 
-    ``may_step`` is asked before every step whether the budget allows one more.
+    ``microbatch`` units pass through the network at once. ``may_step`` is asked before every step
+    whether the budget allows one more.
     """
     units = _on_device(units, next(denoiser.network.parameters()).device)
     mechanism = DpSgdStep(
@@ -184,7 +186,7 @@ def dp_sgd(
         noise_multiplier=plan.noise_multiplier,
         max_grad_norm=config.privacy.max_grad_norm,
         expected_units=config.training.batch_size,
-        microbatch=config.training.microbatch,
+        microbatch=microbatch,
         images_per_unit=images_per_unit(config),
     )
     # Views, dropped labels and dropout are drawn by place in the batch, and one unit more moves the

@@ -87,6 +87,46 @@ def test_channels_last(oracle):
     oracle.check(module, x, views=2)
 
 
+@pytest.mark.parametrize("compiled", ["module", "in place", "submodule", "loss"])
+@pytest.mark.filterwarnings("error:per_unit_gradients passes units one by one")
+def test_of_compiled_code_the_eager_form_is_taken(compiled):
+    module, x, chosen = small_net(), images(6), loss
+    _, expected = per_unit_gradients(module, loss, (x,), views=2)
+    called: nn.Module = module
+    if compiled == "module":
+        called = torch.compile(module, backend="aot_eager")
+    elif compiled == "in place":
+        module.compile(backend="aot_eager")
+    elif compiled == "submodule":
+        module[0] = torch.compile(module[0], backend="aot_eager")
+    else:
+        chosen = torch.compile(loss, backend="aot_eager")
+    before = called(x).detach()
+    _, gradients = per_unit_gradients(called, chosen, (x,), views=2)
+    for found, own in zip(gradients.values(), expected.values(), strict=True):
+        assert torch.equal(found, own)
+    assert torch.equal(called(x).detach(), before)
+
+
+@pytest.mark.parametrize("low", [False, True])
+@pytest.mark.parametrize("units", [6, 48, 61])
+def test_a_units_gradient_follows_from_its_own_rows_to_the_last_bit(low, units):
+    """Its place among the others and what they are change not even the rounding."""
+    module, views = nn.Sequential(nn.Conv2d(2, 8, 3), small_net()[1:3], nn.Conv2d(8, 8, 3)), 2
+    x, place = torch.randn(units, views, 2, 12, 12), torch.randperm(units)
+    others = torch.cat([x[:1], torch.randn_like(x[1:])])
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        whole, moved, alone = (
+            per_unit_gradients(module, lambda m, x: loss(m, x).sum((1, 2)).float(), (rows,), views)[
+                1
+            ]
+            for rows in (x.flatten(0, 1), x[place].flatten(0, 1), others.flatten(0, 1))
+        )
+    for name, gradient in whole.items():
+        assert torch.equal(gradient[place], moved[name])
+        assert torch.equal(gradient[0], alone[name][0])
+
+
 def test_repeated_calls_give_the_same_bits():
     module, x = small_net(), images(8)
     first = per_unit_gradients(module, loss, (x,), views=2)

@@ -371,7 +371,7 @@ def dp_sgd_step(data: PrivateUnits, session: Session) -> Any:
     network = denoiser.network
     state = TrainingState(network, torch.optim.Adam(network.parameters()), EMA(network, 0.9),
                           "DP-SGD", 0)  # fmt: skip
-    return next(loop.dp_sgd(config, plan, denoiser, data, session, state, lambda: True))
+    return next(loop.dp_sgd(config, plan, denoiser, data, session, state, 8, lambda: True))
 
 
 def digit_units(*which: int) -> PrivateUnits:

@@ -36,7 +36,8 @@ def per_unit_gradients(
     """The gradient of each unit's mean loss, for every parameter that requires a gradient.
 
     Args:
-        module: any module; it is called as it is, in the mode it is in, and left as it was.
+        module: any module; it is called as it is, in the mode it is in, and left as it was. Of a
+            compiled one (``torch.compile``) the eager form is called.
         loss: ``loss(module, *inputs)`` returns the (U*V,) losses.
         inputs: tensors of first dimension U*V, the views of a unit adjacent; None is passed on.
         views: V.
@@ -98,8 +99,9 @@ def _shared(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One pass over all units. Raises NoRule where a rule is missing or a check fails."""
     copies = UnitCopies(parameters, module.buffers(), rows // views, rows)
-    # The backward pass is intercepted too: there checkpointed parts are computed again.
-    with torch.enable_grad(), copies:
+    # The backward pass is intercepted too: there checkpointed parts are computed again. Compiled
+    # code would pass the interception by, so that its eager form is run.
+    with torch.compiler.set_stance("force_eager"), torch.enable_grad(), copies:
         means = mean_losses(loss(module, *inputs), rows, views)
         try:
             gradients = _backward(means, copies, parameters, found)
@@ -128,7 +130,8 @@ def _compare(
     with undisturbed(module, inputs, SEED):
         plain = plain_losses(module, loss, inputs, views)
     copies = UnitCopies(parameters, module.buffers(), rows // views, rows)
-    with undisturbed(module, inputs, SEED), torch.enable_grad(), copies:
+    eager = torch.compiler.set_stance("force_eager")
+    with eager, undisturbed(module, inputs, SEED), torch.enable_grad(), copies:
         means = mean_losses(loss(module, *inputs), rows, views)
     if not agree(plain, means.detach()):
         raise NoRule(parameters, "used in a way that depends on the number of rows")

@@ -1,8 +1,9 @@
 """Autocast, done where the rules replace what autocast would have seen.
 
-Within autocast a matrix product casts its operands to the low precision, and so does a rule. The
-per-unit weight gradient is contracted in the parameter's own precision, so that per-unit gradients,
-norms and sums are float32.
+Within autocast a matrix product casts its operands to the low precision, and so does a rule, its
+weight gradient included: products of rounded operands are added up in float32 by the kernel and
+rounded once, as in autocast's own backward. From there on per-unit gradients are held in the
+parameter's precision; norms and sums are float64.
 """
 
 from __future__ import annotations

@@ -1,29 +1,24 @@
 """Per-unit gradients of convolutions, transposed ones included, in 1 to 3 dimensions.
 
-dL_u/dW is the weight gradient of the convolution restricted to the R rows of unit u. Three ways to
-compute it, each with torch's own kernels: one call for each unit on its slice of the batch; one
-call in which units are groups, the batch folded from (U R, C) to (R, U C); for kernels of one
-pixel, one batched matrix product. Measured against the weight gradient summed over the batch
-(thread time in ms on one AVX-512 core, torch 2.13, bias included):
+dL_u/dW is the weight gradient of the convolution restricted to the R rows of unit u. Computed with
+torch's own kernels: in one call units are groups, the batch folded from (U R, C) to (R, U C); or,
+for kernels of one pixel and little work, in one batched matrix product. Folded units are fastest
+while they stay in the cache. Measured for 3x3 kernels against the gradient summed over the batch
+(median wall time in ms on two AVX-512 cores, torch 2.13, by the units in a call):
 
-    map    channels  kernel   U   R   summed  call a unit  units as groups  product
-    28x28  32 -> 32    3      8  16     23.9         23.1             44.8
-    28x28  96 -> 32    3      8  16     62.0         61.1             93.8
-    28x28   1 -> 32    3      8  16      3.0          2.4              7.1
-    14x14  64 -> 64    3      8  16     19.4         21.3             24.0
-    14x14  64 -> 64    3     64   4     38.7         49.5             52.0
-     7x7   64 -> 64    3      8  16      5.3          6.2              5.7
-     7x7   64 -> 64    3     64   4     11.2         18.7             17.0
-     8x8   24 -> 24    3     64   4      3.3         10.2              3.0
-     8x8   24 ->  1    3     64   4      1.7          8.2              5.9
-     4x4   48 -> 48    3     64   4      1.9          9.3              4.1
-     4x4   96 -> 48    3     64   4      3.9         14.1             11.5
-    28x28  64 -> 32    1      8  16     12.4          8.3             16.0     15.4
-     8x8   48 -> 24    1     64   4      1.2          2.6              2.2      1.4
-     4x4   96 -> 48    1     64   4      0.6          2.3              1.9      1.0
+                            float32                             bfloat16
+  map   channels  U  R  summed    1    2    4    8  all  summed    1    2    4    8  all
+ 28x28 32->32  64  4     42    32   31   30   30   64      16    26   29   21   20   18
+ 14x14 64->64  64  4     24    38   33   31   31   31      15    29   22   19   18   21
+   7x7 64->64  64  4    7.0    21   15   11   10   12     5.0    18   12  9.2  6.5  7.9
+ 28x28 96->32  64  4     80    68   75   74   78  114      36    47   39   39   42   54
+ 28x28 32->32   8 16     11    12   12   13   13   13     6.6   7.4  7.0  7.5  8.0  8.0
+ 14x14 64->64   8 16     10    12   11   12   12   12     6.3   7.6  6.6  6.8  7.1  7.1
+   7x7 64->64   8 16    2.6   3.9  3.3  3.1  3.0  3.0     1.8   2.9  2.4  2.1  2.0  2.0
+ 28x28 32->32   8 32     35    22   26   29   52   52      13    14   14   15   15   15
 
-Unfolding 3x3 patches costs 2 to 5 times as much on all of these. Where a unit has few rows and
-positions, writing a gradient for each unit is itself the cost.
+A product of patches unfolded, or of nine shifted copies, costs 1.5 to 7 times as much on all of
+these but the smallest.
 """
 
 from __future__ import annotations
@@ -41,9 +36,11 @@ from dpdm.privacy.gradients.precision import as_autocast
 if TYPE_CHECKING:
     from dpdm.privacy.gradients.interception import UnitCopies
 
-# A unit with this many multiplications and more is worth a call of its own,
+# Units are taken into a call while their images and gradients together fit the cache.
+_CACHE_BYTES = 4 * 2**20
+# A convolution of one pixel with this many multiplications a unit does not go as a product.
 _OWN_CALL = 20_000_000
-# and with few channels, for which the grouped kernel is slow, already with so many.
+# With few channels the grouped kernel is slow, and a unit soon worth a call of its own.
 _FEW_CHANNELS = 8
 _OWN_CALL_FEW_CHANNELS = 500_000
 
@@ -85,8 +82,7 @@ class _Convolution(torch.autograd.Function):
             weight = weights[0].to(x.dtype)
             dx = _backward(g, x, weight, ctx.options, (True, False, False))[0]
         if needs_weight:
-            x, g = x.to(weights.dtype), g.to(weights.dtype)
-            dw, db = _weight_gradient(g, x, weights, ctx.options, needs_bias)
+            dw, db = _weight_gradient(g.to(x.dtype), x, weights, ctx.options, needs_bias)
         elif needs_bias:
             rows = g.to(weights.dtype).flatten(2).sum(2)
             db = rows.view(len(weights), -1, g.shape[1]).sum(1)
@@ -98,13 +94,34 @@ def _weight_gradient(
 ) -> tuple[Tensor, Tensor | None]:
     """((U, *weight shape), (U, channels) or None), in the form that suits the layer's shape."""
     units, each, other = weights.shape[:3]
-    few = options.groups == 1 and min(each, other) < _FEW_CHANNELS
-    positions = (x if options.transposed else g).shape[2:].numel() * (len(x) // units)
-    if positions * weights[0].numel() >= (_OWN_CALL_FEW_CHANNELS if few else _OWN_CALL):
-        return _unit_by_unit(g, x, weights, options, needs_bias)
-    if _is_product(weights, options):
+    rows = len(x) // units
+    work = (x if options.transposed else g).shape[2:].numel() * rows * weights[0].numel()
+    if _is_product(weights, options) and work < _OWN_CALL:
         return _as_product(g, x, weights, needs_bias)
-    return _units_as_groups(g, x, weights, options, needs_bias)
+    few = options.groups == 1 and min(each, other) < _FEW_CHANNELS
+    own_call = few and work >= _OWN_CALL_FEW_CHANNELS
+    fitting = 1 if own_call else _CACHE_BYTES * units // (x.nbytes + g.nbytes)
+    at_once = _equal_calls(units, fitting)
+    dw = weights.new_empty(weights.shape)
+    db = weights.new_empty(units, g.shape[1]) if needs_bias else None
+    for start in range(0, units, at_once):
+        own = slice(start, start + at_once)
+        part = slice(start * rows, (start + at_once) * rows)
+        dw_part, db_part = _units_as_groups(g[part], x[part], weights[own], options, needs_bias)
+        dw[own] = dw_part
+        if db is not None and db_part is not None:
+            db[own] = db_part
+    return dw, db
+
+
+def _equal_calls(units: int, fitting: int) -> int:
+    """Units in each of a number of equal calls, about ``fitting``; else all of them in one.
+
+    Calls of one size compute every unit alike, so that a unit's place changes no rounding.
+    """
+    divisors = (n for n in range(min(units, max(fitting, 1)), 0, -1) if units % n == 0)
+    largest = next(divisors)
+    return largest if 4 * largest >= fitting else units
 
 
 def _is_product(weights: Tensor, options: _Options) -> bool:
@@ -117,8 +134,8 @@ def _as_product(
     g: Tensor, x: Tensor, weights: Tensor, needs_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
     g_units, x_units = (_by_unit(tensor, len(weights)) for tensor in (g, x))
-    dw = torch.bmm(g_units, x_units.transpose(1, 2)).view(weights.shape)
-    return dw, g_units.sum(2) if needs_bias else None
+    dw = torch.bmm(g_units, x_units.transpose(1, 2)).view(weights.shape).to(weights.dtype)
+    return dw, g_units.sum(2, dtype=weights.dtype) if needs_bias else None
 
 
 def _by_unit(x: Tensor, units: int) -> Tensor:
@@ -128,30 +145,12 @@ def _by_unit(x: Tensor, units: int) -> Tensor:
     )
 
 
-def _unit_by_unit(
-    g: Tensor, x: Tensor, weights: Tensor, options: _Options, needs_bias: bool
-) -> tuple[Tensor, Tensor | None]:
-    units = len(weights)
-    dw = weights.new_empty(weights.shape)
-    db = weights.new_empty(units, g.shape[1]) if needs_bias else None
-    slices = zip(g.chunk(units), x.chunk(units), strict=True)
-    for u, (g_unit, x_unit) in enumerate(slices):
-        _, dw_unit, db_unit = _backward(
-            g_unit, x_unit, weights[0], options, (False, True, needs_bias)
-        )
-        assert dw_unit is not None
-        dw[u] = dw_unit
-        if db is not None and db_unit is not None:
-            db[u] = db_unit
-    return dw, db
-
-
 def _units_as_groups(
     g: Tensor, x: Tensor, weights: Tensor, options: _Options, needs_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
     units = len(weights)
     # Only the shape of the weight enters its gradient, so that no copy of it is needed.
-    weight = weights.new_empty(()).expand(units * weights.shape[1], *weights.shape[2:])
+    weight = x.new_empty(()).expand(units * weights.shape[1], *weights.shape[2:])
     _, dw, db = _backward(
         _folded(g, units),
         _folded(x, units),

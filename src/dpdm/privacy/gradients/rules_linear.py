@@ -38,12 +38,12 @@ class _Linear(torch.autograd.Function):
             dx = g @ weights[0].to(g.dtype)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             units = len(weights)
-            g = ctx.layout.by_unit(g, units, g.shape[-1:]).to(weights.dtype)
+            g = ctx.layout.by_unit(g, units, g.shape[-1:])
             if ctx.needs_input_grad[1]:
-                x = ctx.layout.by_unit(x, units, x.shape[-1:]).to(weights.dtype)
-                dw = torch.bmm(g.transpose(1, 2), x)
+                x = ctx.layout.by_unit(x, units, x.shape[-1:])
+                dw = torch.bmm(g.to(x.dtype).transpose(1, 2), x).to(weights.dtype)
             if ctx.needs_input_grad[2]:
-                db = g.sum(1)
+                db = g.sum(1, dtype=weights.dtype)
         return dx, dw, db, None
 
 
