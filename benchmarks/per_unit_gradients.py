@@ -1,147 +1,152 @@
-"""What per-unit gradients cost beside an ordinary step: one table, rows timed in turn, medians.
+"""What per-unit gradients cost beside an ordinary step: one table.
 
-    .venv/bin/python benchmarks/per_unit_gradients.py --case mnist --repeats 5 --threads 1
+    python benchmarks/per_unit_gradients.py --case mnist digits --repeats 5
 
-Rows: `plain` is the ordinary gradient of the mean loss; `dpdm` is per_unit_gradients; `dpdm+clip`
-adds norms, clip factors and the clipped sum; `loop` takes one ordinary gradient for each unit;
-`opacus` (if installed) takes the gradient of every view by hooks and averages over views.
+Every row has a process of its own, so that its peak memory is its own. All processes of a case stay
+alive and take a step in turn, so that what else the machine does meets every row alike. The rows
+are in ``gradient_rows.py``. A row that runs out of memory or is refused says so in its place.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from common import CASES, Case, Results, parser, spread, table
+from row_process import Row
 
-from dpdm.networks.unet import UNet
-from dpdm.privacy.gradients import clip_and_sum, per_unit_gradients
-
-try:
-    from opacus import GradSampleModule
-except ImportError:
-    GradSampleModule = None
+MIB = 2**20
 
 
-class Case(NamedTuple):
-    size: int
-    base_channels: int
-    multipliers: tuple[int, ...]
-    attention: tuple[int, ...]
-    units: int
-    views: int
+SLOW = 3.0
+"""A row that takes more than so many times the time of ``plain`` takes SLOW_REPEATS steps."""
+SLOW_REPEATS = 2
 
 
-CASES = {
-    "mnist": Case(28, 32, (1, 2, 2), (7,), 8, 16),  # the paper's network, 1,753,345 parameters
-    "mnist-u64": Case(28, 32, (1, 2, 2), (7,), 64, 4),
-    "digits": Case(8, 24, (1, 2), (4,), 64, 4),
-}
+ROW_NAMES = (
+    "plain",
+    "dpdm",
+    "dpdm+clip",
+    "plain bf16",
+    "dpdm bf16",
+    "Opacus hooks",
+    "Opacus ghost",
+    "vmap",
+    "loop",
+)
 
 
-def build(case: Case) -> UNet:
-    """The network of a case, for grey images of ten classes."""
-    return UNet(
-        image_size=case.size,
-        in_channels=1,
-        out_channels=1,
-        base_channels=case.base_channels,
-        multipliers=case.multipliers,
-        attention=case.attention,
-        classes=10,
-    )
+def measure(
+    name: str, rows: Sequence[str], device: str, threads: int, repeats: int, minutes: float
+) -> list[Row]:
+    """The rows of a case after a round of warm-up and up to ``repeats`` more in ``minutes``."""
+    started = time.monotonic()
+    made = [Row(name, row, device, threads) for row in rows]
+    try:
+        for row in made:
+            row.wait()
+        for repeat in range(repeats + 1):
+            for row in made:
+                if not _has_enough(row, made[0]):
+                    row.step(warm=repeat > 0)
+            spent = (time.monotonic() - started) / 60
+            print(f"{name}: round {repeat} of {repeats}, {spent:.1f} min", file=sys.stderr)
+            if repeat >= 2 and spent * (repeat + 2) / (repeat + 1) > minutes:
+                break
+    finally:
+        for row in made:
+            row.close()
+    return made
 
 
-def loss(module: nn.Module, x: Tensor, c_noise: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-    """The mean squared error of each row."""
-    error: Tensor = module(x, c_noise, labels) - target
-    return error.square().flatten(1).mean(1)
+def _has_enough(row: Row, first: Row) -> bool:
+    """Whether a row is slow beside the first, ``plain``, and has taken its steps."""
+    if len(row.seconds) < SLOW_REPEATS or not first.seconds:
+        return False
+    return min(row.seconds) > SLOW * min(first.seconds)
 
 
-def rows(case: Case) -> dict[str, Callable[[], object]]:
-    """Name -> one step."""
-    torch.manual_seed(0)
-    network = build(case)
-    with torch.no_grad():
-        for parameter in network.parameters():  # no layer at zero: every kernel has work to do
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    n, units, views = case.units * case.views, case.units, case.views
-    inputs = (
-        torch.randn(n, 1, case.size, case.size),
-        torch.randn(n),
-        torch.randn(n, 1, case.size, case.size),
-        torch.randint(10, (n,)),
-    )
-    parameters = list(network.parameters())
+def line_of(case: Case, row: Row, plain: Row | None) -> dict[str, Any]:
+    """What is written of a row. Ratios of time are medians over rounds, each with its own plain."""
+    line: dict[str, Any] = {"row": row.name, "units": case.units, "views": case.views}
+    if row.error is not None:
+        return line | {"error": row.error}
+    line |= {"seconds": spread(row.seconds), "repeats": len(row.seconds)}
+    line |= {
+        "images_per_second": case.units * case.views / statistics.median(row.seconds),
+        "peak_mib": row.peak / MIB,
+        "step_mib": (row.peak - row.start) / MIB,
+    }
+    if plain is not None and plain.error is None:
+        ratios = [a / b for a, b in zip(row.seconds, plain.seconds, strict=False)]
+        line |= {"time_ratio": spread(ratios), "peak_ratio": row.peak / plain.peak}
+        own, ordinary = (r.peak - r.start for r in (row, plain))
+        line |= {"step_memory_ratio": own / ordinary} if ordinary > 0 else {}
+    return line
 
-    def plain() -> object:
-        return torch.autograd.grad(loss(network, *inputs).mean(), parameters)
 
-    def dpdm() -> dict[str, Tensor]:
-        return per_unit_gradients(network, loss, inputs, views=views)[1]
+HEADER = (
+    "row",
+    "rounds",
+    "ms",
+    "low",
+    "high",
+    "images/s",
+    "time / plain",
+    "peak MiB",
+    "memory / plain",
+    "step MiB",
+)
+"""``step MiB`` is what the steps added to what the process held when it was ready."""
 
-    def clipped() -> object:
-        return clip_and_sum(dpdm(), 1.0)
 
-    def loop() -> object:
-        slices = [[x[u * views : (u + 1) * views] for x in inputs] for u in range(units)]
-        return [torch.autograd.grad(loss(network, *s).mean(), parameters) for s in slices]
-
-    found = {"plain": plain, "dpdm": dpdm, "dpdm+clip": clipped, "loop": loop}
-    if GradSampleModule is not None:
-        hooked = GradSampleModule(build(case), loss_reduction="sum")
-        hooked.load_state_dict({f"_module.{k}": v for k, v in network.state_dict().items()})
-
-        def opacus() -> object:
-            loss(hooked, *inputs).sum().backward()
-            means = [
-                p.grad_sample.view(units, views, *p.shape).mean(1) for p in hooked.parameters()
-            ]
-            hooked.zero_grad()
-            return means
-
-        found["opacus"] = opacus
-    return found
+def cells(line: dict[str, Any]) -> list[str]:
+    """A line of results as a row of the table."""
+    if "error" in line:
+        return [line["row"], line["error"], *[""] * (len(HEADER) - 2)]
+    seconds = [f"{1e3 * line['seconds'][key]:.1f}" for key in ("median", "low", "high")]
+    ratio = f"{line['time_ratio']['median']:.2f}" if "time_ratio" in line else ""
+    return [
+        line["row"],
+        str(line["repeats"]),
+        *seconds,
+        f"{line['images_per_second']:.1f}",
+        ratio,
+        f"{line['peak_mib']:.0f}",
+        f"{line['peak_ratio']:.2f}" if "peak_ratio" in line else "",
+        f"{line['step_mib']:.0f}",
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--case", nargs="*", choices=CASES, default=list(CASES))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--clock",
-        choices=("wall", "thread"),
-        default="wall",
-        help="thread: CPU time of this thread, for a busy machine (with --threads 1)",
-    )
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    clock = time.thread_time if arguments.clock == "thread" else time.perf_counter
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.clock} time")
-    print(
-        f"{'case':12s} {'U':>3s} {'V':>3s}  {'row':10s} {'ms':>8s} {'images/s':>9s} {'/ plain':>8s}"
-    )
-    for name in arguments.case:
+    """Measures the cases asked for, prints their tables and appends their lines."""
+    options = arguments()
+    results = Results.of("per_unit_gradients", options)
+    for name in options.case:
         case = CASES[name]
-        steps = rows(case)
-        times: dict[str, list[float]] = {row: [] for row in steps}
-        for repeat in range(arguments.repeats + 1):
-            for row, step in steps.items():
-                start = clock()
-                step()
-                if repeat:  # the first round warms up
-                    times[row].append(clock() - start)
-        medians = {row: statistics.median(values) for row, values in times.items()}
-        for row, seconds in medians.items():
-            print(
-                f"{name:12s} {case.units:3d} {case.views:3d}  {row:10s} {1e3 * seconds:8.1f} "
-                f"{case.units * case.views / seconds:9.1f} {seconds / medians['plain']:8.2f}"
-            )
+        limits = (options.repeats, options.minutes or case.minutes)
+        made = measure(name, options.row, results.device, options.threads, *limits)
+        plain = next((row for row in made if row.name == "plain"), None)
+        lines = [results.write(case=name, **line_of(case, row, plain)) for row in made]
+        print(f"\n{name}, U={case.units}, V={case.views}, {results.where}\n")
+        print(table(HEADER, [cells(line) for line in lines]), flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    made = parser(__doc__)
+    made.add_argument("--case", nargs="*", choices=CASES, help="all; with --quick mnist and digits")
+    made.add_argument("--row", nargs="*", choices=ROW_NAMES, default=list(ROW_NAMES))
+    made.add_argument("--repeats", type=int, help="rounds after the warm-up; 5, with --quick 1")
+    made.add_argument("--minutes", type=float, help="of a case; at least 2 rounds")
+    options = made.parse_args()
+    options.case = options.case or (["mnist", "digits"] if options.quick else list(CASES))
+    options.repeats = options.repeats or (1 if options.quick else 5)
+    return options
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dpdm.config import flatten
 from dpdm.data import Dataset, write_samples
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.errors import DpdmError, RequestError
-from dpdm.evaluation import ReportContent, Stage, evaluate, render_report
+from dpdm.evaluation import ReportContent, Stage, added, evaluate, render_report
 from dpdm.networks import load_into, load_weights
 from dpdm.release.build import build_denoiser
 from dpdm.release.files import read_json, write_text
@@ -157,7 +157,7 @@ def evaluate_run(
             _write(file, images, labels, stage.model.classes)
     if measured:
         result["stages"] = measured
-    write_text(path, json.dumps(result, indent=2) + "\n")
+    write_text(path, json.dumps(added(read_evaluation(run) or {}, result), indent=2) + "\n")
     return result
 
 

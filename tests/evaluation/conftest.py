@@ -1,6 +1,7 @@
 """Real digits as stand-ins for synthetic ones, and a report with something in every part."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from dpdm.evaluation import ReportContent, Stage
+from dpdm.evaluation.closeness import Space, measure_memorisation
+from dpdm.evaluation.distances import Measuring
+from dpdm.evaluation.features import PIXELS
+from dpdm.evaluation.store import Store
 
 DIGITS = tuple("0123456789")
 
@@ -24,6 +29,13 @@ class Collection:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.private_images.shape[1:]
+
+
+@pytest.fixture(autouse=True)
+def _no_network_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test finds an Inception network of this machine."""
+    monkeypatch.delenv("DPDM_DATA", raising=False)
+    monkeypatch.setenv("DPDM_CACHE", str(tmp_path / "no-cache"))
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +65,42 @@ def statement() -> dict[str, Any]:
         "not_covered": ["The folder private/."],
         "in_words": ["One image changes little."],
         "treated_as_public": ["The number of images."],
+    }
+
+
+@pytest.fixture(scope="session")
+def comparison(digits: tuple[Collection, Collection]) -> dict[str, Any]:
+    """The entries of an evaluation that come from features: samples that are half copies."""
+    train, test = digits
+    noise = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1)).astype(np.uint8)
+    images = np.concatenate([train.private_images[:100], noise])
+    spaces = [Space(PIXELS, np.arange(len(test.private_images)))]
+    found = measure_memorisation(
+        images, train.private_images, test.private_images, spaces, Measuring(Store())
+    )
+    return {
+        "fid": 12.345,
+        "kid": 0.0123,
+        "kid_spread": 0.0009,
+        "fd-net": 3.21,
+        "precision": 0.75,
+        "recall": 0.5,
+        "density": 0.91,
+        "coverage": 0.875,
+        "prdc_features": "inception",
+        "features": {"inception": "the network of FID", "net": "another"},
+        "classes": {
+            "0": {"asked": 20, "predicted": 25, "agreement": 0.95, "coverage": 0.8, "fid": 20.5},
+            "1": {"asked": 0, "predicted": 3},
+        },
+        "judge_accuracy": 0.97,
+        "served_worse": [{"class": "8", "by": "coverage", "share": 0.4, "overall": 0.8}],
+        "confusion": {
+            "classifier": "cnn",
+            "classes": list(DIGITS),
+            "counts": (35 * np.eye(10, dtype=int) + np.eye(10, k=3, dtype=int)).tolist(),
+        },
+        "memorisation": found,
     }
 
 

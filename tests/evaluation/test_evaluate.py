@@ -120,11 +120,20 @@ def refused(synthetic, match, **arguments):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("metric", ["fid", "kid", "prdc", "memorisation", "nonsense"])
-def test_metrics_of_later_versions_are_refused_by_name(small, metric):
-    message = f"^metric {metric} is not available in this version; available: classifiers$"
-    refused(small[0], message, test=small[1], metrics=("classifiers", metric))
-    refused(small[0], message, test=small[1], metrics=metric)
+def test_an_unknown_metric_is_refused_with_the_known_ones(small):
+    message = "^metric nonsense is not known; available: classifiers, fid, kid, prdc, is, "
+    refused(small[0], message, test=small[1], metrics=("classifiers", "nonsense"))
+    refused(small[0], message, test=small[1], metrics="nonsense")
+
+
+@pytest.mark.parametrize("metric", ["fid", "kid", "prdc", "per-class", "memorisation"])
+def test_a_metric_without_the_set_it_needs_is_refused_by_name(small, metric):
+    refused(small[0], f"^metric {metric} needs .*--train", test=small[1], metrics=metric)
+
+
+@pytest.mark.parametrize("metric", ["classifiers", "per-class", "memorisation"])
+def test_a_metric_without_a_test_set_is_refused_by_name(small, metric):
+    refused(small[0], f"^metric {metric} needs .*--test", train=small[1], metrics=metric)
 
 
 def test_asking_for_nothing_is_refused(small):

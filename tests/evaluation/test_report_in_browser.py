@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -57,7 +58,10 @@ def measured(report, width, folder):
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("private", [True, False], ids=["private", "release"])
-def test_the_page_fits_the_screen_and_shows_its_pictures(content, private, width, tmp_path):
+def test_the_page_fits_the_screen_and_shows_its_pictures(
+    content, comparison, private, width, tmp_path
+):
+    content = replace(content, evaluation={**content.evaluation, **comparison})
     seen = measured(render_report(content, private=private), width, tmp_path)
     assert seen["needed"] <= seen["width"] <= width
     assert seen["pictures"] >= 10

@@ -12,6 +12,7 @@ import typer
 
 from dpdm import __version__
 from dpdm.cli import data, evaluate, privacy, run, sample
+from dpdm.cli.memory import keep_freed_memory
 from dpdm.errors import DpdmError
 
 app = typer.Typer(
@@ -55,6 +56,7 @@ app.add_typer(data.app, name="data")
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits with its status; users' mistakes never show a traceback."""
+    keep_freed_memory()
     try:
         given = sys.argv[1:] if arguments is None else arguments
         status = app(args=_one_setting_each(given), standalone_mode=False)

@@ -68,7 +68,9 @@ def run_command(
         pipeline.sample_release(run, shown.update)
         if test_set is None:
             note("not evaluated: no labelled test images; give --test SPEC to measure accuracy")
-        elif run.config.evaluation.classifiers and pipeline.read_evaluation(run) is None:
+        elif run.config.evaluation.classifiers and "accuracy" not in (
+            pipeline.read_evaluation(run) or {}
+        ):
             pipeline.evaluate_run(run, dataset, test_set, shown.update)
         release, private = pipeline.write_reports(run)
     _summary(run, pipeline.read_evaluation(run), release, private)

@@ -69,7 +69,7 @@ def fetch(name: str, progress: Progress | None = None) -> Path | None:
         for remote in entry.remotes:
             path = folder / remote.name
             if not (path.is_file() and matches(path, remote.digest)):
-                _download(remote, path, progress or _print_progress)
+                download_file(remote, path, progress or _print_progress)
     except OSError as error:
         raise DpdmError(
             f"{folder}: cannot be written ({error.strerror or error}); set DPDM_CACHE to a folder "
@@ -88,7 +88,12 @@ def matches(path: Path, digest: str) -> bool:
     return state.hexdigest() == expected
 
 
-def _download(remote: Remote, path: Path, progress: Progress) -> None:
+def download_file(remote: Remote, path: Path, progress: Progress) -> None:
+    """Fetches a file from the first address that has it, checks its digest and puts it in place.
+
+    Raises:
+        DpdmError: no address answers, or what came is not the file.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     failures = []
     try:

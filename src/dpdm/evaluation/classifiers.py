@@ -75,6 +75,8 @@ class TrainedClassifier:
     no epoch to choose and trains on all of them."""
     epochs: int
     """Epochs of training that the chosen model has seen; 0 for ``lr``."""
+    module: nn.Module | None = None
+    """The network at the chosen epoch; None for ``lr``."""
 
 
 def train_classifier(
@@ -117,7 +119,7 @@ def train_classifier(
     def predict(test_images: Images) -> Labels:
         return _logits(module, _pixels(test_images)).argmax(1).numpy().astype(np.int64)
 
-    return TrainedClassifier(name, predict, best.accuracy, best.epoch)
+    return TrainedClassifier(name, predict, best.accuracy, best.epoch, module)
 
 
 def _train_logistic_regression(images: Images, labels: Labels) -> TrainedClassifier:
@@ -264,6 +266,11 @@ def _fit(
 
 def _pixels(images: Images) -> Tensor:
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+
+def network_input(images: Images) -> Tensor:
+    """What ``mlp`` and ``cnn`` are given: uint8 (N, H, W, C) as (N, C, H, W) in [-1, 1]."""
+    return _scaled(_pixels(images))
 
 
 def _scaled(pixels: Tensor) -> Tensor:

@@ -15,6 +15,12 @@ from dpdm.errors import RequestError
 from dpdm.evaluation.charts import line_chart
 from dpdm.evaluation.figures import png_bytes, sample_grid
 from dpdm.evaluation.page_audit import AuditView, audit_view
+from dpdm.evaluation.page_comparison import (
+    ComparisonView,
+    Confusion,
+    comparison_view,
+    confusion_view,
+)
 from dpdm.evaluation.page_evaluation import (
     AccuracyRow,
     PerClass,
@@ -23,6 +29,7 @@ from dpdm.evaluation.page_evaluation import (
     evaluation_scope,
     per_class_table,
 )
+from dpdm.evaluation.page_memorisation import MemorisationView, memorisation_view
 from dpdm.evaluation.page_statement import StatementView, statement_view
 from dpdm.evaluation.text import (
     compact,
@@ -90,6 +97,9 @@ class Page:
     sample_shape: str
     accuracies: tuple[AccuracyRow, ...]
     per_class: PerClass | None
+    confusion: Confusion | None
+    comparison: ComparisonView | None
+    memorisation: MemorisationView | None
     evaluation_notes: tuple[str, ...]
     evaluation_scope: str
     stages: tuple[StagePanel, ...]
@@ -126,6 +136,11 @@ def build_page(content: ReportContent, *, private: bool) -> Page:
         sample_shape=f"({count}, {', '.join(str(side) for side in content.images.shape[1:])})",
         accuracies=accuracy_rows(evaluation),
         per_class=per_class_table(evaluation),
+        confusion=confusion_view(evaluation),
+        comparison=comparison_view(evaluation),
+        memorisation=(
+            memorisation_view(evaluation["memorisation"]) if "memorisation" in evaluation else None
+        ),
         evaluation_notes=sentences(evaluation.get("notes")),
         evaluation_scope=evaluation_scope(evaluation),
         stages=tuple(_stage_panel(stage, content.classes) for stage in content.stages),

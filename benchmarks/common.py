@@ -1,0 +1,221 @@
+"""What the benchmarks share: their cases, the machine in words, result lines, medians, tables.
+
+Nothing here imports torch: a process that starts others must stay small (see ``peak_memory``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results" / "performance.jsonl"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A preset and the images it is for: (H, W, C), their number and their classes."""
+
+    preset: str
+    shape: tuple[int, int, int]
+    size: int
+    classes: int = 10
+
+
+PROBLEMS = {
+    "mnist": Problem("mnist-eps10", (28, 28, 1), 60_000),
+    "digits": Problem("digits", (8, 8, 1), 1_437),
+    "cifar10": Problem("cifar10-eps10", (32, 32, 3), 50_000),
+}
+
+
+class Case(NamedTuple):
+    """A network, by the name of its problem, at U units of V views; how long to measure it."""
+
+    problem: str
+    units: int
+    views: int
+    minutes: float
+
+
+CASES = {
+    "mnist": Case("mnist", 8, 16, 2.5),
+    "mnist-u64": Case("mnist", 64, 4, 3.5),
+    "digits": Case("digits", 256, 4, 1.0),
+    "cifar10": Case("cifar10", 8, 4, 1.5),
+}
+
+
+def parser(text: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has; ``text`` is its docstring."""
+    made = argparse.ArgumentParser(description=(text or "").splitlines()[0])
+    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    made.add_argument("--json", type=Path, help="append result lines to this file")
+    made.add_argument("--quick", action="store_true", help="a short run, to see that it works")
+    return made
+
+
+def find_device(asked: str) -> tuple[str, str]:
+    """``cpu`` or ``cuda``, and the name of processor or card; torch is asked in another process."""
+    if asked != "cpu":
+        code = "import torch as t; print(t.cuda.get_device_name() if t.cuda.is_available() else '')"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        if card := done.stdout.strip():
+            return "cuda", card
+        if asked == "cuda":
+            raise SystemExit("error: --device cuda: torch sees no card; use --device cpu")
+    return "cpu", _processor()
+
+
+def machine() -> dict[str, Any]:
+    """What a figure depends on besides the code, and the commit of the code."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "opacus": _version("opacus"),
+        "commit": _commit(),
+        "busy_cores": _busy_cores(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _busy_cores() -> float | None:
+    """Cores at work for one second, before anything is measured: what others do on the machine.
+
+    With one core taken, two threads that wait for each other can be 40 times as slow.
+    """
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return None
+
+    def busy() -> float:
+        user, nice, system, _idle, _wait, interrupts, soft, stolen = map(
+            int, stat.read_text().split()[1:9]
+        )
+        ticks = user + nice + system + interrupts + soft + stolen
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    before, started = busy(), time.monotonic()
+    time.sleep(1)
+    return round((busy() - before) / (time.monotonic() - started), 2)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    """The short hash, with ``+`` where src/ or benchmarks/ differ from it; ``unknown`` outside."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "src", "benchmarks")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Result lines of one call of a benchmark, appended to ``path`` (nowhere where it is None)."""
+
+    benchmark: str
+    path: Path | None
+    quick: bool
+    device: str
+    device_name: str
+    threads: int
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    machine: dict[str, Any] = field(default_factory=machine)
+
+    @classmethod
+    def of(cls, benchmark: str, options: argparse.Namespace) -> Results:
+        """For the options of ``parser``."""
+        device, name = find_device(options.device)
+        return cls(benchmark, options.json, options.quick, device, name, options.threads)
+
+    @property
+    def where(self) -> str:
+        """Device and threads, for a table's title."""
+        return f"{self.device_name}, {self.threads} threads"
+
+    def write(self, **values: Any) -> dict[str, Any]:
+        """One line: what was measured, and on what."""
+        line = {
+            "benchmark": self.benchmark,
+            **values,
+            "device": self.device,
+            "device_name": self.device_name,
+            "threads": self.threads,
+            "quick": self.quick,
+            "started": self.started,
+            "machine": self.machine,
+        }
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        return line
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and greatest."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, bytes.
+
+    On Linux a child begins with the size of the process that forked it, so start it from a small
+    one.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, padded so that it reads well in a terminal too; all but the first column
+    to the right."""
+    cells = [list(header), *map(list, rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [
+        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        for row in cells
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])

@@ -1,0 +1,206 @@
+"""Writes docs/performance.md from result lines: every number in it is one of theirs.
+
+    python benchmarks/document.py
+
+Of each benchmark, case and device the newest run is shown; a full run goes before a quick one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import per_unit_gradients
+from common import RESULTS, ROOT, table
+
+Line = dict[str, Any]
+
+DOCUMENT = ROOT / "docs" / "performance.md"
+
+INTRODUCTION = """# Performance
+
+    python benchmarks/run.py
+
+measures and writes this page anew. Every figure is from a line of `{results}`. Times are medians;
+"low" and "high" are the least and the greatest. What else the machine did while it measured is in
+the figures too: run it on a quiet one.
+"""
+
+GRADIENTS = """
+Per-unit gradients of U units of V views, beside the ordinary gradient of the mean loss over the
+same U*V images. Each row has a process of its own and the rows take a step in turn, the slow ones
+fewer. `time / plain` is the median over rounds of a row's time over that of `plain` in the same
+round. `peak MiB` is the process's largest memory (on CUDA the allocator's), the first call and its
+checks included, and `memory / plain` its ratio; `step MiB` leaves out what the process held before
+its first step: interpreter, torch, network, inputs.
+
+- `plain`: forward and backward of the mean loss; `dpdm`: `per_unit_gradients`; `dpdm+clip`: then
+  `clip_and_sum`.
+- `bf16`: under autocast; per-unit gradients, norms and sums stay float32. `time / plain` is over
+  `plain` in float32.
+- `Opacus hooks`: `GradSampleModule`, the gradient of every view, then their mean over the views of
+  a unit. No clipping.
+- `Opacus ghost`: `GradSampleModuleFastGradientClipping` never holds per-unit gradients, so it
+  cannot average over views before it clips: it takes **each view for a unit of its own**. It does
+  the work of `dpdm+clip` at V=1 on as many images, and its sum is not the one that noise
+  multiplicity needs.
+- `vmap`: `torch.func.vmap` of `grad` of a unit's mean loss over units. `loop`: an ordinary gradient
+  for each unit.
+"""
+
+STEP = """
+Own time of each phase of a step in `dpdm.train`, on random images of the data's shape and number,
+with noise from the operating system and a ledger on disk. Where fewer units went through the
+network than the batch has, the phases that run once for each microbatch (gather, views, forward and
+backward, clip and sum, accumulate) are multiplied up; microbatch, views and what is done once a
+step are those of the preset. Left out: checkpoints and the accountant's reports, which are not of
+every step.
+"""
+
+SAMPLING = """
+Images drawn a second. A few sampler steps are timed; the rate at the preset's number of steps
+follows from the evaluations of the denoiser that an image costs. With guidance one evaluation is of
+a doubled batch.
+"""
+
+
+def newest(lines: Iterable[Line]) -> dict[tuple[str, str, str], list[Line]]:
+    """(benchmark, case, device name) -> the lines of its newest run, a full one if there is one."""
+    runs: dict[tuple[str, str, str], dict[tuple[bool, str], list[Line]]] = {}
+    for line in lines:
+        key = (line["benchmark"], line["case"], line["device_name"])
+        when = (not line["quick"], line["started"])
+        runs.setdefault(key, {}).setdefault(when, []).append(line)
+    return {key: each[max(each)] for key, each in runs.items()}
+
+
+def _machine(line: Line) -> str:
+    made = line["machine"]
+    opacus = f", Opacus {made['opacus']}" if made["opacus"] else ""
+    busy = made["busy_cores"]
+    others = "" if busy is None else f"; cores busy with other work when it began: {busy:g}"
+    card = f"{line['device_name']}; " if line["device"] == "cuda" else ""
+    short = "; **a quick run, only to see that it works**" if line["quick"] else ""
+    return (
+        f"{card}{made['processor']}, {made['cores']} cores, {made['memory_gib']} GiB; "
+        f"{line['threads']} threads; Python {made['python']}, torch {made['torch']}{opacus}; "
+        f"{line['started'][:10]}, commit {made['commit']}{others}{short}"
+    )
+
+
+def _ratio(lines: Sequence[Line], above: str, below: str) -> str:
+    """Images a second of one row over those of another."""
+    rates = {line["row"]: line.get("images_per_second") for line in lines}
+    if not (rates.get(above) and rates.get(below)):
+        return ""
+    return f"{rates[above] / rates[below]:.2f}"
+
+
+def summary(found: dict[tuple[str, str, str], list[Line]]) -> str:
+    """What the tables come to, a row for each case."""
+    rows = []
+    for (benchmark, case, device), lines in found.items():
+        if benchmark != "per_unit_gradients":
+            continue
+        own: Line = next((line for line in lines if line["row"] == "dpdm"), {})
+        time = f"{own['time_ratio']['median']:.2f}" if "time_ratio" in own else ""
+        memory = f"{own['peak_ratio']:.2f}" if "peak_ratio" in own else ""
+        ratios = [_ratio(lines, "dpdm", other) for other in ("Opacus hooks", "vmap", "loop")]
+        ratios += [_ratio(lines, "dpdm+clip", "Opacus ghost")]
+        where = f"{case}, U={lines[0]['units']}, V={lines[0]['views']}, {device}"
+        rows.append([where, time, memory, *ratios])
+    header = (
+        "case",
+        "time / plain",
+        "memory / plain",
+        "x Opacus hooks",
+        "x vmap",
+        "x loop",
+        "x Opacus ghost",
+    )
+    return (
+        "dpdm beside the others: its time and peak memory over those of an ordinary step, and its "
+        "images\na second over theirs (over `Opacus ghost`: those of `dpdm+clip`).\n\n"
+        f"{table(header, rows)}\n"
+    )
+
+
+def _gradients(lines: Sequence[Line]) -> str:
+    head = lines[0]
+    rows = [per_unit_gradients.cells(line) for line in lines]
+    title = f"U={head['units']}, V={head['views']}"
+    return f"{title}\n\n{table(per_unit_gradients.HEADER, rows)}\n"
+
+
+def _step(lines: Sequence[Line]) -> str:
+    import training_step
+
+    head, rows = lines[0], [training_step.cells(line) for line in lines]
+    title = (
+        f"B={head['batch_size']}, V={head['views']}, microbatch {head['microbatch']}, "
+        f"precision {head['precision']}; "
+        f"{head['steps']} steps, {head['units']:g} units through the network in each"
+    )
+    return f"{title}\n\n{table(training_step.HEADER, rows)}\n"
+
+
+def _sampling(lines: Sequence[Line]) -> str:
+    import sampling
+
+    head, rows = lines[0], [sampling.cells(line) for line in lines]
+    title = (
+        f"batches of {head['images']}, {head['steps_timed']} steps timed, "
+        f"precision {head['precision']}"
+    )
+    return f"{title}\n\n{table(sampling.HEADER, rows)}\n"
+
+
+SECTIONS: tuple[tuple[str, str, str, Callable[[Sequence[Line]], str]], ...] = (
+    ("per_unit_gradients", "Per-unit gradients", GRADIENTS, _gradients),
+    ("training_step", "A step of DP-SGD", STEP, _step),
+    ("sampling", "Sampling", SAMPLING, _sampling),
+)
+
+
+def document(lines: Iterable[Line], results: str) -> str:
+    """The page in Markdown."""
+    found = newest(lines)
+    parts = [INTRODUCTION.format(results=results)]
+    if any(benchmark == "per_unit_gradients" for benchmark, _, _ in found):
+        parts.append(summary(found))
+    for name, title, text, body in SECTIONS:
+        chosen = [(key, own) for key, own in found.items() if key[0] == name]
+        if not chosen:
+            continue
+        parts.append(f"## {title}\n{text}")
+        for (_, case, device), own in chosen:
+            parts.append(f"### {case}, {device}\n\n{body(own)}\n{_machine(own[0])}\n")
+    return "\n".join(parts)
+
+
+def read(path: Path) -> list[Line]:
+    """The result lines of a file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def write(results: Path, out: Path) -> None:
+    """Writes the page ``out`` from the lines in ``results``."""
+    name = results.resolve()
+    shown = name.relative_to(ROOT) if name.is_relative_to(ROOT) else name
+    out.write_text(document(read(results), str(shown)), "utf-8")
+
+
+def main() -> None:
+    """Writes the page from the lines that are there."""
+    made = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    made.add_argument("--json", type=Path, default=RESULTS)
+    made.add_argument("--out", type=Path, default=DOCUMENT)
+    options = made.parse_args()
+    write(options.json, options.out)
+
+
+if __name__ == "__main__":
+    main()
