@@ -59,6 +59,10 @@ CASES = {
 }
 
 
+KEPT = " kept"
+"""Ends the name of a row whose process keeps freed memory, as every ``dpdm`` command does."""
+
+
 def parser(text: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark has; ``text`` is its docstring."""
     made = argparse.ArgumentParser(description=(text or "").splitlines()[0])

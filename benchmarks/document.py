@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import per_unit_gradients
-from common import RESULTS, ROOT, table
+from common import KEPT, RESULTS, ROOT, table
 
 Line = dict[str, Any]
 
@@ -49,6 +49,9 @@ its first step: interpreter, torch, network, inputs.
   multiplicity needs.
 - `vmap`: `torch.func.vmap` of `grad` of a unit's mean loss over units. `loop`: an ordinary gradient
   for each unit.
+- `kept`: the same in a process that keeps freed memory, as every `dpdm` command does; their ratios
+  are over `plain kept`. The other rows run as a Python program does of itself: glibc hands large
+  freed blocks back, and the kernel faults in and zeroes every page again in the next step.
 """
 
 STEP = """
@@ -56,8 +59,9 @@ Own time of each phase of a step in `dpdm.train`, on random images of the data's
 with noise from the operating system and a ledger on disk. Where fewer units went through the
 network than the batch has, the phases that run once for each microbatch (gather, views, forward and
 backward, clip and sum, accumulate) are multiplied up; microbatch, views and what is done once a
-step are those of the preset. Left out: checkpoints and the accountant's reports, which are not of
-every step.
+step are those of the preset. Microbatches go one after the other here, with all threads, so that
+phases can be told apart; a training on a CPU takes them side by side, a thread each. Left out:
+checkpoints and the accountant's reports, which are not of every step.
 """
 
 SAMPLING = """
@@ -105,13 +109,17 @@ def summary(found: dict[tuple[str, str, str], list[Line]]) -> str:
     for (benchmark, case, device), lines in found.items():
         if benchmark != "per_unit_gradients":
             continue
-        own: Line = next((line for line in lines if line["row"] == "dpdm"), {})
-        time = f"{own['time_ratio']['median']:.2f}" if "time_ratio" in own else ""
-        memory = f"{own['peak_ratio']:.2f}" if "peak_ratio" in own else ""
-        ratios = [_ratio(lines, "dpdm", other) for other in ("Opacus hooks", "vmap", "loop")]
-        ratios += [_ratio(lines, "dpdm+clip", "Opacus ghost")]
         where = f"{case}, U={lines[0]['units']}, V={lines[0]['views']}, {device}"
-        rows.append([where, time, memory, *ratios])
+        for suffix in ("", KEPT):
+            own = next((line for line in lines if line["row"] == f"dpdm{suffix}"), None)
+            if own is None:
+                continue
+            time = f"{own['time_ratio']['median']:.2f}" if "time_ratio" in own else ""
+            memory = f"{own['peak_ratio']:.2f}" if "peak_ratio" in own else ""
+            others = [f"{name}{suffix}" for name in ("Opacus hooks", "vmap", "loop")]
+            ratios = [_ratio(lines, f"dpdm{suffix}", other) for other in others]
+            ratios += [_ratio(lines, f"dpdm+clip{suffix}", f"Opacus ghost{suffix}")]
+            rows.append([where + (", memory kept" if suffix else ""), time, memory, *ratios])
     header = (
         "case",
         "time / plain",
@@ -123,7 +131,8 @@ def summary(found: dict[tuple[str, str, str], list[Line]]) -> str:
     )
     return (
         "dpdm beside the others: its time and peak memory over those of an ordinary step, and its "
-        "images\na second over theirs (over `Opacus ghost`: those of `dpdm+clip`).\n\n"
+        "images\na second over theirs (over `Opacus ghost`: those of `dpdm+clip`). `memory kept`:\n"
+        "every process keeps what it frees, as `dpdm` commands do.\n\n"
         f"{table(header, rows)}\n"
     )
 

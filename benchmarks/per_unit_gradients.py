@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from common import CASES, Case, Results, parser, spread, table
+from common import CASES, KEPT, Case, Results, parser, spread, table
 from row_process import Row
 
 MIB = 2**20
@@ -37,6 +37,9 @@ ROW_NAMES = (
     "Opacus ghost",
     "vmap",
     "loop",
+    f"plain{KEPT}",
+    f"dpdm{KEPT}",
+    f"Opacus hooks{KEPT}",
 )
 
 
@@ -68,6 +71,12 @@ def _has_enough(row: Row, first: Row) -> bool:
     if len(row.seconds) < SLOW_REPEATS or not first.seconds:
         return False
     return min(row.seconds) > SLOW * min(first.seconds)
+
+
+def plain_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The ordinary step that a row is held against: in a process with memory like its own."""
+    name = "plain" + (KEPT if row.name.endswith(KEPT) else "")
+    return next((other for other in rows if other.name == name), None)
 
 
 def line_of(case: Case, row: Row, plain: Row | None) -> dict[str, Any]:
@@ -130,8 +139,9 @@ def main() -> None:
         case = CASES[name]
         limits = (options.repeats, options.minutes or case.minutes)
         made = measure(name, options.row, results.device, options.threads, *limits)
-        plain = next((row for row in made if row.name == "plain"), None)
-        lines = [results.write(case=name, **line_of(case, row, plain)) for row in made]
+        lines = [
+            results.write(case=name, **line_of(case, row, plain_of(row, made))) for row in made
+        ]
         print(f"\n{name}, U={case.units}, V={case.views}, {results.where}\n")
         print(table(HEADER, [cells(line) for line in lines]), flush=True)
 

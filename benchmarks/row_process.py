@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import CASES, PROBLEMS, peak_memory
+from common import CASES, KEPT, PROBLEMS, peak_memory
 
 
 class Row:
@@ -98,11 +98,18 @@ def serve(case_name: str, name: str, device: str, threads: int) -> None:
         import torch
         from gradient_rows import ROWS, make_task
 
+        from dpdm.cli.memory import keep_freed_memory
+
+        if name.endswith(KEPT):
+            keep_freed_memory()
+
         torch.set_num_threads(threads)
         if device == "cpu":
             _limit_memory()
         case = CASES[case_name]
-        step = ROWS[name](make_task(PROBLEMS[case.problem], case.units, case.views, device))
+        step = ROWS[name.removesuffix(KEPT)](
+            make_task(PROBLEMS[case.problem], case.units, case.views, device)
+        )
         memory = peak_memory if device == "cpu" else torch.cuda.max_memory_allocated
         settle = torch.cuda.synchronize if device == "cuda" else lambda: None
         answer(memory=memory())

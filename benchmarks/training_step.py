@@ -156,7 +156,8 @@ def measure(config: Config, case: str, device: str, share: float) -> tuple[list[
         clock.seconds.clear()
         clock.units = 0
 
-    with tempfile.TemporaryDirectory() as folder, _fewer_units(share), clock.wrapped():
+    one_lane = patch("dpdm.training.trainer.usable_lanes", return_value=1)
+    with tempfile.TemporaryDirectory() as folder, _fewer_units(share), one_lane, clock.wrapped():
         train(standin(PROBLEMS[case]), config, Path(folder) / "run", device=device, callback=told)
     return [step for step in steps[1:] if step.units], clock.microbatch
 

@@ -15,7 +15,7 @@ import pytest
 import row_process
 import sampling
 import training_step
-from common import CASES, Results
+from common import CASES, KEPT, Results
 from gradient_rows import ROWS
 
 from dpdm import load_config
@@ -41,7 +41,16 @@ def gradient_line(row: str, rate: float, started: str, quick: bool = False) -> d
 
 
 def test_rows_are_those_that_can_be_asked_for() -> None:
-    assert list(per_unit_gradients.ROW_NAMES) == list(ROWS)
+    names = per_unit_gradients.ROW_NAMES
+    assert [name for name in names if not name.endswith(KEPT)] == list(ROWS)
+    assert {name.removesuffix(KEPT) for name in names} == set(ROWS)
+
+
+def test_a_row_is_held_against_the_ordinary_step_with_memory_like_its_own() -> None:
+    rows = [SimpleNamespace(name=name) for name in per_unit_gradients.ROW_NAMES]
+    plain = {row.name: per_unit_gradients.plain_of(row, rows).name for row in rows}
+    assert plain["dpdm"] == plain["loop"] == "plain"
+    assert plain["dpdm kept"] == plain["plain kept"] == "plain kept"
 
 
 def test_each_row_is_a_process_that_steps_when_told(tmp_path: Path) -> None:

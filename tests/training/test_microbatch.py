@@ -19,10 +19,12 @@ CPU = torch.device("cpu")
 SMALL = ["network.base_channels=8", "network.blocks=1", "training.batch_size=100"]
 
 
-def units_for(*settings: str, name: str = "digits", size: int = 1000, side: int = 8) -> int:
+def units_for(
+    *settings: str, name: str = "digits", size: int = 1000, side: int = 8, lanes: int = 1
+) -> int:
     config = load_config(name, [*SMALL, *settings])
     denoiser = build_denoiser(config, (1, side, side), 10, None)
-    return resolve_microbatch(config, denoiser, facts(size, side), CPU)
+    return resolve_microbatch(config, denoiser, facts(size, side), CPU, lanes)
 
 
 def facts(size: int = 1000, side: int = 8) -> PublicFacts:
@@ -36,6 +38,14 @@ def test_a_number_that_is_given_is_taken():
 
 def test_a_step_that_fits_is_one_pass_with_room_for_a_large_sample():
     assert units_for() == 128  # 100 + 2 sqrt(100 * 0.9), and up to a multiple of 16
+
+
+def test_lanes_share_the_units_and_the_memory(monkeypatch):
+    assert units_for("training.microbatch=7", lanes=2) == 4
+    assert units_for(lanes=2) == 64  # 128 in two passes
+    assert units_for(lanes=3) == 48
+    monkeypatch.setattr(microbatch, "_CPU_BYTES", 30 * bytes_of_a_unit())
+    assert 16 < units_for(lanes=2) * 2 <= units_for() + 16
 
 
 def test_no_more_units_than_there_are():

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import scipy.sparse
 import torch
 
 from dpdm.privacy.accounting import Event
-from dpdm.privacy.gradients import clip_and_sum, clip_rows
+from dpdm.privacy.gradients import ClippedSum, clip_and_sum, clip_rows
 from dpdm.privacy.ledger import Ledger
 from dpdm.privacy.noise import NoiseSource
 from dpdm.privacy.units import (
@@ -34,6 +35,7 @@ from dpdm.privacy.units import (
 )
 
 Released = TypeVar("Released")
+Through = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 Which = Integers | None
 Weights = Array | None
 
@@ -225,19 +227,21 @@ class DpSgdStep:
         parameters: Gradients,
         session: Session,
         step: int,
+        through: Through = map,
     ) -> tuple[Gradients, PrivateStepStatistics]:
         """The noised mean gradient of a step: name -> noised sum / ``expected_units``, float32.
 
         ``unit_gradients`` gives losses and gradients of a full microbatch of units, ``parameters``
-        the names and shapes of the gradients. The statistics beside it stay private.
+        the names and shapes of the gradients. ``through`` is ``map``, or does several microbatches
+        at a time; they are added up in order. The statistics beside it stay private.
         """
         noise = session.spend(self, step)
         count, rate = units._count(DOOR), self.sample_rate
         chosen = np.flatnonzero(session.noise.poisson_mask(count, rate, key=("poisson", step)))
         total = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in parameters.items()}
-        loss, clipped, nonfinite = 0.0, 0.0, 0
         max_norm = self.max_grad_norm if noise else math.inf
-        for start in range(0, len(chosen), self.microbatch):
+
+        def clipped(start: int) -> tuple[torch.Tensor, ClippedSum]:
             part = chosen[start : start + self.microbatch]
             padded = np.concatenate([part, np.repeat(part[:1], self.microbatch - len(part))])
             random = partial(session.noise.gaussian, key=("images", step, start))
@@ -246,17 +250,20 @@ class DpSgdStep:
             weights = torch.ones(self.microbatch, device=losses.device)
             weights[len(part) :] = 0.0
             result = clip_and_sum(gradients, max_norm, weights)
+            return losses[: len(part)], result._replace(norms=result.norms[: len(part)])
+
+        loss, beyond, nonfinite = 0.0, 0.0, 0
+        for losses, result in through(clipped, range(0, len(chosen), self.microbatch)):
             for name, value in result.sums.items():
                 total[name] += value
-            used = slice(0, len(part))
-            loss += float(losses[used].nan_to_num(0.0, 0.0, 0.0).sum())
-            clipped += float((result.norms[used] > max_norm).sum())
-            nonfinite += int(result.nonfinite[used].sum())
+            loss += float(losses.nan_to_num(0.0, 0.0, 0.0).sum())
+            beyond += float((result.norms > max_norm).sum())
+            nonfinite += int(result.nonfinite.sum())
         if noise:
             self._add_noise(total, noise, step)
         mean = {name: (value / self.expected_units).float() for name, value in total.items()}
         sampled = max(len(chosen), 1)
-        seen = PrivateStepStatistics(len(chosen), loss / sampled, clipped / sampled, nonfinite)
+        seen = PrivateStepStatistics(len(chosen), loss / sampled, beyond / sampled, nonfinite)
         return session.publish(self, step, mean), seen
 
     def _add_noise(self, total: Gradients, noise: NoiseSource, step: int) -> None:

@@ -6,9 +6,6 @@ images.
 
 from __future__ import annotations
 
-import math
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +18,8 @@ from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.privacy import clip_and_sum, per_unit_gradients
 from dpdm.release import autocast_dtype, build_denoiser
+from dpdm.training.lanes import Lanes, usable_lanes
+from dpdm.training.memory import peak_memory
 from dpdm.training.microbatch import random_views, resolve_microbatch
 from dpdm.training.plan import Plan, make_plan, parameter_count, settle, signal_to_noise
 
@@ -136,18 +135,17 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
     facts = dataset.facts(config.privacy.unit)
     shape, classes = facts.image_shape, len(facts.classes)
     asked = config
-    config = settle(config, public_size=facts.public_size, classes=classes, image_shape=shape)
-    plan = make_plan(
-        config, public_size=facts.public_size, classes=classes, pixels=math.prod(shape)
-    )
+    config, plan = settle(config, facts)
     denoiser = build_denoiser(config, shape, classes, None)
     parameters, seconds = parameter_count(denoiser), 0.0
     signal = signal_to_noise(config, plan, parameters)
     if isinstance(denoiser, Denoiser) and plan.steps:
         denoiser = denoiser.to(device)
         denoiser.precision = autocast_dtype(config.training.precision, device)
-        units = resolve_microbatch(config, denoiser, facts, device)
-        seconds = _time_microbatch(config, denoiser, facts, units, device)
+        with Lanes(usable_lanes(config, device)) as lanes:
+            units = resolve_microbatch(config, denoiser, facts, device, lanes.count)
+            seconds = _time_microbatches(config, denoiser, facts, units, device, lanes)
+        units *= lanes.count
         seconds *= config.training.batch_size / units * config.training.steps_to_do
     return Forecast(
         config.name,
@@ -156,7 +154,7 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
         config.privacy.delta,
         parameters,
         seconds,
-        _peak_memory(device),
+        peak_memory(device),
         signal,
         tuple(_warnings(plan, signal, max(classes, 1), left_out=config is not asked)),
     )
@@ -186,25 +184,28 @@ def _warnings(plan: Plan, signal: float | None, classes: int, left_out: bool) ->
     return found
 
 
-def _time_microbatch(
-    config: Config, denoiser: Denoiser, facts: PublicFacts, units: int, device: torch.device
+def _time_microbatches(
+    config: Config,
+    denoiser: Denoiser,
+    facts: PublicFacts,
+    units: int,
+    device: torch.device,
+    lanes: Lanes,
 ) -> float:
+    """Seconds for a microbatch in each lane."""
     views, times = random_views(config, denoiser, facts, units, device), []
-    for _ in range(3):
-        started = time.perf_counter()
+
+    def one(lane: int) -> None:
         _, gradients = per_unit_gradients(denoiser, denoising_loss, views, config.views.count)
         clip_and_sum(gradients, config.privacy.max_grad_norm)
+
+    for _ in range(3):
+        started = time.perf_counter()
+        list(lanes.map(one, range(lanes.count)))
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return min(times)
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def preset_row(name: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from dpdm.diffusion.views import draw_views
 from dpdm.privacy import DpSgdStep, Gradients, PrivateUnits, Session, per_unit_gradients
 from dpdm.training.checkpoint import Phase, TrainingState
 from dpdm.training.draws import keyed_dropout, keyed_generator
+from dpdm.training.lanes import Lanes
 from dpdm.training.plan import Plan
 
 
@@ -172,13 +173,14 @@ def dp_sgd(
     session: Session,
     state: TrainingState,
     microbatch: int,
+    lanes: Lanes,
     may_step: Callable[[], bool],
 ) -> Iterator[StepRecord]:
     """DP-SGD from ``state.step`` on (Abadi et al. 2016, Algorithm 1; Dockhorn et al. 2023,
     Algorithm 1).
 
-    ``microbatch`` units pass through the network at once. ``may_step`` is asked before every step
-    whether the budget allows one more.
+    ``microbatch`` units pass through the network at once, in each of ``lanes``. ``may_step`` is
+    asked before every step whether the budget allows one more.
     """
     units = _on_device(units, next(denoiser.network.parameters()).device)
     mechanism = DpSgdStep(
@@ -197,11 +199,11 @@ def dp_sgd(
     prefix = "network."
     while state.step < config.training.steps_to_do and may_step():
         started = time.perf_counter()
-        generator = keyed_generator(seed, "views", state.step)
 
         def unit_gradients(
-            images: Tensor, labels: Tensor | None, generator: torch.Generator = generator
+            images: Tensor, labels: Tensor | None, step: int = state.step
         ) -> tuple[Tensor, Gradients]:
+            generator = keyed_generator(seed, f"views from unit {lanes.item} on", step)
             count = len(images) // mechanism.images_per_unit
             losses, gradients = per_unit_gradients(
                 denoiser,
@@ -212,7 +214,9 @@ def dp_sgd(
             return losses, {name.removeprefix(prefix): g for name, g in gradients.items()}
 
         with keyed_dropout(seed, state.step):
-            noised, seen = mechanism.release(units, unit_gradients, parameters, session, state.step)
+            noised, seen = mechanism.release(
+                units, unit_gradients, parameters, session, state.step, lanes.map
+            )
         rate = learning_rate(config, config.training.learning_rate, state.step, plan.steps)
         _apply(state, noised, rate)
         yield StepRecord(

@@ -30,9 +30,10 @@ _MULTIPLE = 16
 
 
 def resolve_microbatch(
-    config: Config, denoiser: Denoiser, facts: PublicFacts, device: torch.device
+    config: Config, denoiser: Denoiser, facts: PublicFacts, device: torch.device, lanes: int = 1
 ) -> int:
-    """Units per pass: the setting, or for ``auto`` what memory allows.
+    """Units per pass, of which there are ``lanes`` at a time: the setting is for all of them
+    together, ``auto`` is what memory allows.
 
     ``auto`` passes one unit of noise and adds up what the forward pass keeps for the backward one;
     a unit's gradient counts too. Where a step is a few passes, they are sized so that its Poisson
@@ -41,18 +42,19 @@ def resolve_microbatch(
     """
     setting = config.training.microbatch
     if setting != "auto":
-        return setting
+        return math.ceil(setting / lanes)
     per_unit = _kept_bytes(denoiser, random_views(config, denoiser, facts, 1, device))
     per_unit += sum(4 * p.numel() for p in denoiser.parameters())
     allowed = _CPU_BYTES
     if device.type == "cuda":
         allowed = _CUDA_SHARE * torch.cuda.mem_get_info(device)[0]
-    return _filled(max(1, int(allowed / per_unit)), config.training.batch_size, facts.public_size)
+    fitting = max(1, int(allowed / per_unit / lanes))
+    return _filled(fitting, config.training.batch_size, facts.public_size, lanes)
 
 
-def _filled(fitting: int, batch: int, size: int) -> int:
-    passes = math.ceil(batch / fitting)
-    if passes > _FEW_PASSES:
+def _filled(fitting: int, batch: int, size: int, lanes: int) -> int:
+    passes = math.ceil(batch / fitting / lanes) * lanes
+    if passes > _FEW_PASSES * lanes:
         return fitting
     most = min(batch + 2 * math.sqrt(batch * (1 - batch / size)), size)
     units = math.ceil(most / passes)

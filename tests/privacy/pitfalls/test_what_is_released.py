@@ -48,7 +48,8 @@ from dpdm.privacy.gradients import (
 from dpdm.promise.attack import privacy_curve, true_positive_rate
 from dpdm.training import loop, make_plan, run
 from dpdm.training.checkpoint import TrainingState
-from dpdm.training.prior import fit, releases
+from dpdm.training.lanes import Lanes
+from dpdm.training.prior import features, releases
 from dpdm.training.prior.design import PriorDesign
 from dpdm.training.seeded_noise import SeededNoise
 from dpdm.training.trainer import build_for
@@ -237,8 +238,10 @@ def test_3_undone_another_sampling_gives_more_away(monkeypatch, setting, mask):
 
 def prior_release(name: str) -> Release:
     """One of the prior's releases, for images of two classes and four coefficients."""
-    shares = dict.fromkeys(("moments", "means", "scatter", "clusters", "class scatter"), 0.2)
-    design = PriorDesign(3, 2, 1.5, shares)
+    kinds = ("moments", "means", "scatter", "clusters", "class scatter", "poses", "texture")
+    shares = dict.fromkeys(kinds, 0.2)
+    # A row is coefficients alone; of the last two statistics, a pose or energies alone.
+    design = PriorDesign(0 if name in ("poses", "texture") else 3, 2, 1.5, shares)
     means, directions = np.zeros((2, 3)), np.eye(3)[:, :2]
     centres = np.array([[[1.0, 0.0], [-1.0, 0.0]]] * 2)
     calls = {
@@ -247,11 +250,21 @@ def prior_release(name: str) -> Release:
         "pooled scatter": lambda r: r.scatter(means, 0.7),
         "clusters": lambda r: r.cluster_step(means, directions, centres, 0.7, 3),
         "class scatter": lambda r: r.class_scatter(means, directions, centres, 0.7),
+        "poses": lambda r: r.poses(),
+        "texture": lambda r: r.texture(0.35),
     }
     return lambda data, session: calls[name](releases.Releases(data, 4, 2, design, session))
 
 
-STATISTICS = ("moments", "class means", "pooled scatter", "clusters", "class scatter")
+STATISTICS = (
+    "moments",
+    "class means",
+    "pooled scatter",
+    "clusters",
+    "class scatter",
+    "poses",
+    "texture",
+)
 
 
 def attack_4(name: str, images: int = 1, grouped: bool = True) -> float:
@@ -371,7 +384,8 @@ def dp_sgd_step(data: PrivateUnits, session: Session) -> Any:
     network = denoiser.network
     state = TrainingState(network, torch.optim.Adam(network.parameters()), EMA(network, 0.9),
                           "DP-SGD", 0)  # fmt: skip
-    return next(loop.dp_sgd(config, plan, denoiser, data, session, state, 8, lambda: True))
+    lanes, may_step = Lanes(1), lambda: True
+    return next(loop.dp_sgd(config, plan, denoiser, data, session, state, 8, lanes, may_step))
 
 
 def digit_units(*which: int) -> PrivateUnits:
@@ -517,12 +531,20 @@ def test_6_an_images_contribution_to_the_prior_follows_from_it_alone(name):
     assert attack_6_contributions(name) < 1e-12
 
 
-def test_6_a_coefficient_of_the_prior_follows_from_its_image_alone():
-    frame = fit.DctFrame((1, 4, 4), 16)
+def test_6_the_features_of_an_image_follow_from_it_and_what_was_released():
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 1), dtype=np.uint8)
-    together = fit._coefficients(frame, images)
-    apart = np.concatenate([fit._coefficients(frame, images[i : i + 1]) for i in range(9)])
-    np.testing.assert_allclose(together, apart, atol=1e-5)
+    labels = np.arange(9) % 2
+    frame = features.DctFrame((1, 4, 4), 12)
+    made = features.PosedFeatures(frame, np.array([[0.1] * 6, [-0.1] * 6]), np.full(6, 0.2))
+    together = made(images, labels)
+    apart = [made(images[i : i + 1], labels[i : i + 1]) for i in range(9)]
+    np.testing.assert_allclose(together, np.concatenate(apart), rtol=1e-4, atol=1e-5)
+
+
+def test_6_features_that_look_at_other_images_are_refused():
+    units = PrivateUnits(np.zeros((5, 4, 4, 1), np.uint8), np.arange(5) % 2)
+    with pytest.raises(ValueError, match="depends on other images"):
+        units.prepare(lambda rows, labels: rows.reshape(len(rows), -1) - rows.mean())
 
 
 @pytest.mark.parametrize("name", ["pooled scatter", "clusters", "class scatter"])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dpdm.errors import RequestError
+from dpdm.privacy.gradients.eager import FORCED_EAGER
 from dpdm.privacy.gradients.handover import autograd_grad
 from dpdm.privacy.gradients.interception import UnitCopies
 from dpdm.privacy.gradients.one_by_one import admit, agree, one_by_one
@@ -101,7 +102,7 @@ def _shared(
     copies = UnitCopies(parameters, module.buffers(), rows // views, rows)
     # The backward pass is intercepted too: there checkpointed parts are computed again. Compiled
     # code would pass the interception by, so that its eager form is run.
-    with torch.compiler.set_stance("force_eager"), torch.enable_grad(), copies:
+    with FORCED_EAGER, torch.enable_grad(), copies:
         means = mean_losses(loss(module, *inputs), rows, views)
         try:
             gradients = _backward(means, copies, parameters, found)
@@ -130,8 +131,7 @@ def _compare(
     with undisturbed(module, inputs, SEED):
         plain = plain_losses(module, loss, inputs, views)
     copies = UnitCopies(parameters, module.buffers(), rows // views, rows)
-    eager = torch.compiler.set_stance("force_eager")
-    with eager, undisturbed(module, inputs, SEED), torch.enable_grad(), copies:
+    with FORCED_EAGER, undisturbed(module, inputs, SEED), torch.enable_grad(), copies:
         means = mean_losses(loss(module, *inputs), rows, views)
     if not agree(plain, means.detach()):
         raise NoRule(parameters, "used in a way that depends on the number of rows")

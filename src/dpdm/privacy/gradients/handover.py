@@ -25,3 +25,4 @@ def _without_handover(function: Any) -> Any:
 
 multi_head_attention = _without_handover(F.multi_head_attention_forward)
 autograd_grad = _without_handover(torch.autograd.grad)
+autograd_backward = _without_handover(torch.autograd.backward)

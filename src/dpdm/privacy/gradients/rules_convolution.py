@@ -102,6 +102,8 @@ def _weight_gradient(
     own_call = few and work >= _OWN_CALL_FEW_CHANNELS
     fitting = 1 if own_call else _CACHE_BYTES * units // (x.nbytes + g.nbytes)
     at_once = _equal_calls(units, fitting)
+    if at_once == units:
+        return _units_as_groups(g, x, weights, options, needs_bias)
     dw = weights.new_empty(weights.shape)
     db = weights.new_empty(units, g.shape[1]) if needs_bias else None
     for start in range(0, units, at_once):
@@ -159,7 +161,8 @@ def _units_as_groups(
         (False, True, needs_bias),
     )
     assert dw is not None
-    return dw.reshape(weights.shape), None if db is None else db.view(units, -1)
+    dw = dw.reshape(weights.shape).to(weights.dtype)
+    return dw, None if db is None else db.view(units, -1).to(weights.dtype)
 
 
 def _folded(x: Tensor, units: int) -> Tensor:

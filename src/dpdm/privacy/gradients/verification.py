@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from dpdm.privacy.gradients.handover import autograd_grad
+from dpdm.privacy.gradients.handover import autograd_backward
 from dpdm.privacy.gradients.refusal import NoRule
 
 _MOST_KINDS = 64
@@ -109,21 +109,31 @@ class Verification:
             waiting = {j: s for j, s in waiting.items() if j not in seen and j != i}
 
     def _look(self, unit: int, leaves: Sequence[int]) -> set[int]:
-        probes = autograd_grad(
-            self._means[unit],
-            [self._leaves[i] for i in leaves],
-            retain_graph=True,
-            allow_unused=True,
-        )
+        sizes: dict[int, Tensor] = {}
+
+        def measure(i: int, leaf: Tensor) -> None:
+            """As soon as a gradient is there, so that no two of them are held together."""
+            assert leaf.grad is not None
+            sizes[i] = _sizes(leaf.grad)
+            leaf.grad = None
+
+        hooks = [
+            self._leaves[i].register_post_accumulate_grad_hook(partial(measure, i))  # type: ignore[no-untyped-call]
+            for i in leaves
+        ]
+        try:
+            autograd_backward(
+                self._means[unit], retain_graph=True, inputs=[self._leaves[i] for i in leaves]
+            )
+        finally:
+            for hook in hooks:
+                hook.remove()
         crossing, seen = [], set()
-        for i, probe in zip(leaves, probes, strict=True):
-            if probe is None:
-                continue
-            sizes = _sizes(probe)
-            if sizes[unit] > 0:
+        for i, found in sizes.items():
+            if found[unit] > 0:
                 seen.add(i)
-            sizes[unit] = 0
-            if sizes.any():
+            found[unit] = 0
+            if found.any():
                 crossing.append(self._names[i])
         if crossing:
             raise NoRule(crossing, "one unit's loss reaches the rows of another")
