@@ -69,12 +69,29 @@ ROWS = {
 rows = pytest.mark.parametrize("name", ROWS)
 
 
-def test_every_row_of_the_paper_and_the_digits_are_shipped() -> None:
-    assert set(preset_names()) == {"digits", "own", *ROWS}
+OWN = [f"{name}-cpu-eps{e}" for name in ("mnist", "fashion") for e in ("0.2", "1", "10")]
+
+
+def test_every_row_of_the_paper_and_our_own_presets_are_shipped() -> None:
+    assert set(preset_names()) == {"digits", "own", *OWN, *ROWS}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_preset_for_a_cpu_is_the_prior_alone_with_the_whole_budget(name: str) -> None:
+    config = preset(name)
+    assert config.name == name
+    assert config.about.startswith("own: ")
+    assert "the prior alone" in config.about
+    assert config.prior.enabled
+    assert config.training.steps == config.warmup.steps == 0
+    assert config.data.spec == name.split("-")[0]
+    assert config.privacy.epsilon == float(name.split("-eps")[1])
+    assert config.privacy.delta == 1e-5
+    assert config.sampling.count == 60_000
 
 
 def test_own_presets_are_listed_before_those_of_the_paper() -> None:
-    assert preset_names()[0] == "digits"
+    assert set(preset_names()[: 2 + len(OWN)]) == {"digits", "own", *OWN}
 
 
 @pytest.mark.parametrize("name", ["digits", *ROWS])

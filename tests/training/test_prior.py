@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,19 @@ import pytest
 import torch
 
 from dpdm.data import open_dataset
+from dpdm.diffusion.dct import DctFrame
+from dpdm.diffusion.images import to_model_space
+from dpdm.diffusion.pose import POSE_SIZES, measure_pose
 from dpdm.privacy import Ledger, PrivateUnits, Session, epsilon
 from dpdm.promise import gaussian_noise_multiplier_for
 from dpdm.training.prior import design_prior, fit_prior
-from dpdm.training.prior.releases import Releases
+from dpdm.training.prior.features import PosedFeatures
+from dpdm.training.prior.releases import POSE_NORM, Releases
 from dpdm.training.prior.shrinkage import (
-    clean_covariance,
+    clean_deviation,
+    clean_eigenvalues,
     frequency_bands,
+    positive_definite,
     shrink_counts,
     shrink_means,
     shrink_symmetric,
@@ -37,10 +44,10 @@ def session(tmp_path: Path, noise: SeededNoise) -> Session:
     return Session(ledger, noise)
 
 
-def fit(images, labels, classes, design, session, seed):
+def fit(images, labels, classes, design, session, seed, augment=0.0):
     _, height, width, channels = images.shape
     units = PrivateUnits(images, labels)
-    return fit_prior(units, (channels, height, width), classes, design, session, seed)
+    return fit_prior(units, (channels, height, width), classes, design, session, seed, augment)
 
 
 @pytest.fixture(scope="module")
@@ -212,16 +219,213 @@ def test_pure_noise_is_shrunk_away():
 
 
 def test_strong_signal_is_kept():
-    bands = frequency_bands(40)
     factors = np.random.default_rng(0).normal(size=(40, 3))
     covariance = factors @ factors.T + 0.1 * np.eye(40)
-    cleaned = clean_covariance(covariance, 1e-3, bands, 1e-4)
+    cleaned = clean_eigenvalues(covariance, 1e-3, 1e-4)
     np.testing.assert_allclose(cleaned, covariance, atol=0.02)
+    difference = factors @ np.diag([1.0, -1.0, 0.5]) @ factors.T
+    kept = clean_deviation(difference, 1e-3, covariance)
+    np.testing.assert_allclose(kept, difference, atol=0.02)
+
+
+def symmetric_noise(generator: np.random.Generator, size: int, deviation: float) -> np.ndarray:
+    normal = generator.normal(size=(size, size)) * deviation
+    return np.triu(normal, 1) + np.triu(normal, 1).T + math.sqrt(2) * np.diag(np.diag(normal))
+
+
+def test_eigenvalues_are_freed_of_the_noise_that_spreads_them():
+    generator = np.random.default_rng(0)
+    true = np.diag(100.0 * 0.9 ** np.arange(120))
+    noised = true + symmetric_noise(generator, 120, 0.4)
+    cleaned = clean_eigenvalues(noised, 0.4, 1e-4)
+    assert np.trace(cleaned) == pytest.approx(np.trace(true), rel=0.03)
+    clipped = positive_definite(noised, 1e-4)
+    assert np.linalg.norm(cleaned - true) < 0.85 * np.linalg.norm(clipped - true)
+    nothing = clean_eigenvalues(symmetric_noise(generator, 120, 1.0), 1.0, 1e-4)
+    assert np.linalg.eigvalsh(nothing).max() < 5.0  # of 22 in the noise
+
+
+def test_a_difference_of_pure_noise_is_shrunk_away():
+    noise = symmetric_noise(np.random.default_rng(0), 60, 1.0)
+    kept = clean_deviation(noise, 1.0, np.diag(0.8 ** np.arange(60)))
+    assert np.linalg.norm(kept) < 0.4 * np.linalg.norm(noise)
 
 
 def test_a_cleaned_covariance_is_positive_definite_at_any_noise():
     generator = np.random.default_rng(0)
     for scale in (0.1, 1.0, 100.0):
-        noise = generator.normal(size=(30, 30)) * scale
-        cleaned = clean_covariance(noise + noise.T, scale * math.sqrt(2), frequency_bands(30), 1e-4)
+        cleaned = clean_eigenvalues(symmetric_noise(generator, 30, scale), scale, 1e-4)
         assert np.linalg.eigvalsh(cleaned).min() > 0
+
+
+# Poses, texture, augmentation
+
+KINDS = ("none", "brightness", "shift", "affine")
+
+
+def ovals(count: int, classes: int, side: tuple[int, int] = (12, 10), channels: int = 1):
+    """Filled ovals (uint8): classes differ in width, images in place, size and brightness."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(count) % max(classes, 1)
+    y, x = (np.arange(n)[None] - n / 2 + generator.normal(0, 0.5, (count, 1)) for n in side)
+    radius = 1.5 + labels[:, None, None] % 4 * 0.7 + generator.uniform(0, 0.5, (count, 1, 1))
+    inside = (x[:, None] / radius) ** 2 + (y[:, :, None] / 3.5) ** 2 < 1
+    level = generator.integers(90, 255, (count, 1, 1, channels))
+    images = (inside[..., None] * level).astype(np.uint8)
+    return images, (labels if classes else None)
+
+
+def posed(kind: str, noise: float, classes: int = 4, size: int = 900, pixels: int = 120, **more):
+    return design_prior(
+        public_size=size,
+        classes=max(classes, 1),
+        pixels=pixels,
+        noise_multiplier=noise,
+        pose=POSE_SIZES[kind],
+        **more,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_one_more_image_moves_the_poses_by_at_most_their_sensitivity(tmp_path, kind):
+    size = POSE_SIZES[kind]
+    for extreme in (np.ones(size), -np.ones(size), np.full(size, 1e9), np.full(size, np.nan)):
+        rows = np.random.default_rng(0).uniform(-1, 1, (20, size)).astype(np.float32)
+        rows[-1] = extreme
+        labels = np.arange(20) % 3
+        released = []
+        for count in (19, 20):
+            units = PrivateUnits(rows[:count], labels[:count])
+            opened = session(tmp_path, Recording(0))
+            chosen = posed(kind, 1.0, classes=3)
+            released.append(Releases(units, 120, 3, chosen, opened).poses()[0])
+        assert np.linalg.norm(released[1] - released[0]) <= POSE_NORM + 1e-9
+
+
+@pytest.mark.parametrize("outlier", [0.1, 1.0, 1e9, np.inf])
+def test_one_more_image_moves_the_texture_by_at_most_its_sensitivity(tmp_path, outlier):
+    rows = np.random.default_rng(0).uniform(0, 1, (20, 12 + 4))
+    rows[-1] = outlier
+    chosen = posed("none", 1.0, classes=3, dimension=12, texture=True)
+    released = []
+    for count in (19, 20):
+        units = PrivateUnits(rows[:count], np.arange(count) % 3)
+        opened = session(tmp_path, Recording(0))
+        released.append(Releases(units, 120, 3, chosen, opened).texture(0.7))
+    assert np.linalg.norm(released[1] - released[0]) <= 2 * 0.7 + 1e-9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_images_features_are_the_same_whatever_images_follow(kind):
+    images, labels = ovals(1500, 4)
+    poses = np.full((4, POSE_SIZES[kind]), 0.1)
+    features = PosedFeatures(DctFrame((1, 12, 10), 30), poses, np.full(POSE_SIZES[kind], 0.2))
+    everything = features(images, labels)
+    for count in (1, 7, 1024, 1025, 1499):
+        np.testing.assert_array_equal(features(images[:count], labels[:count]), everything[:count])
+
+
+def test_the_class_of_an_image_decides_to_which_pose_it_is_brought():
+    images = np.repeat(ovals(1, 1)[0], 2, axis=0)
+    poses = np.zeros((2, 6))
+    poses[1, 1] = 0.3
+    features = PosedFeatures(DctFrame((1, 12, 10), 30), poses, np.ones(6))
+    first, second = features(images, np.array([0, 1]))
+    assert np.abs(first - second).max() > 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("texture", [False, True])
+def test_with_poses_and_texture_the_ledger_holds_what_was_announced(tmp_path, kind, texture):
+    images, labels = ovals(900, 4)
+    noise = gaussian_noise_multiplier_for(1.0, 1e-4)
+    chosen = posed(kind, noise, dimension=30, texture=texture)
+    assert sum(chosen.shares.values()) == pytest.approx(1.0)
+    opened = session(tmp_path, SeededNoise(0))
+    fit(images, labels, 4, chosen, opened, 0, augment=0.5)
+    spent = Counter()
+    for _, event, count in opened.ledger.counted_events():
+        spent[event] += count
+    planned = Counter()
+    for event, count in chosen.events():
+        planned[event] += count
+    assert spent == planned
+    assert opened.ledger.epsilon(1e-4) <= 1.001
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_samples_have_the_places_and_the_widths_of_their_classes(kind):
+    images, labels = ovals(4000, 4)
+    chosen = posed(kind, 0.0, size=4000, clusters=4, dimension=60)
+    opened = Session(None, SeededNoise(0))
+    drawn = fit(images, labels, 4, chosen, opened, 0).sample(torch.from_numpy(labels))
+    real, made = measure_pose(to_model_space(images), 6), measure_pose(drawn, 6)
+    widths = []
+    for label in range(4):
+        here = torch.from_numpy(labels == label)
+        for statistic in (torch.mean, torch.std):
+            found, wanted = (statistic(pose[here][:, 1:3], dim=0) for pose in (made, real))
+            torch.testing.assert_close(found, wanted, atol=0.04, rtol=0)
+        widths.append(float(made[here, 4].mean()))
+    assert widths == sorted(widths)
+
+
+def test_the_plain_mixture_has_the_mean_and_spread_of_the_samplers_draws():
+    images, labels = ovals(2000, 2)
+    chosen = posed("affine", 0.0, classes=2, size=2000, clusters=2, dimension=40)
+    mixture = fit(images, labels, 2, chosen, Session(None, SeededNoise(0)), 0, augment=0.5)
+    wanted = torch.ones(6000, dtype=torch.int64)
+    drawn = mixture.sample(wanted, torch.Generator().manual_seed(1)).flatten(1)
+    plain = mixture.broadened(0.0).sample(wanted, torch.Generator().manual_seed(2)).flatten(1)
+    torch.testing.assert_close(plain.mean(0), drawn.mean(0), atol=0.06, rtol=0)
+    assert float(plain.var(0).sum()) == pytest.approx(float(drawn.var(0).sum()), rel=0.1)
+    x = drawn[:200].reshape(-1, 1, 12, 10)
+    noisy = x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    mean = mixture.posterior_mean(noisy, torch.full((200,), 0.5), wanted[:200])
+    assert float((mean - x).square().mean()) < 0.25 * float((noisy - x).square().mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("count", "classes", "side", "channels"),
+    [
+        (300, 0, (12, 10), 1),
+        (300, 1, (9, 16), 3),
+        (300, 2, (16, 9), 1),
+        (600, 200, (12, 12), 1),
+        (400, 10, (8, 8), 4),
+        (64, 4, (5, 5), 3),
+    ],
+)
+def test_every_corner_gives_images(tmp_path, kind, count, classes, side, channels):
+    images, labels = ovals(count, classes, side, channels)
+    noise = gaussian_noise_multiplier_for(1.0, 1e-4)
+    pixels = channels * side[0] * side[1]
+    chosen = posed(kind, noise, classes, count, pixels, texture=True)
+    opened = session(tmp_path, SeededNoise(0))
+    mixture = fit(images, labels, classes, chosen, opened, 0, augment=1.0)
+    drawn = mixture.sample(torch.arange(20) % max(classes, 1), torch.Generator().manual_seed(0))
+    assert drawn.shape == (20, channels, *side)
+    assert bool(drawn.isfinite().all())
+    assert float(drawn.abs().max()) <= 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("level", [0, 255])
+def test_images_without_any_shape_give_images(tmp_path, kind, level):
+    images = np.full((300, 6, 6, 1), level, np.uint8)
+    images[0, 2, 3] = 255
+    chosen = posed(kind, 1.0, 2, 300, 36, texture=True)
+    opened = session(tmp_path, SeededNoise(0))
+    mixture = fit(images, np.arange(300) % 2, 2, chosen, opened, 0, augment=1.0)
+    assert bool(mixture.sample(torch.tensor([0, 1, 0])).isfinite().all())
+
+
+def test_a_rare_class_takes_its_look_from_the_pool(tmp_path):
+    images, labels = ovals(2000, 2)
+    labels = np.where(np.arange(2000) < 5, 2, labels)
+    chosen = posed("affine", gaussian_noise_multiplier_for(1.0, 1e-5), 3, 2000)
+    mixture = fit(images, labels, 3, chosen, session(tmp_path, SeededNoise(0)), 0)
+    rare = mixture.sample(torch.full((200,), 2), torch.Generator().manual_seed(0))
+    pool = torch.from_numpy(images).float().mean() / 127.5 - 1
+    assert float(rare.mean()) == pytest.approx(float(pool), abs=0.25)

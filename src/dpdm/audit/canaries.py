@@ -88,6 +88,9 @@ class CanaryUnits(PrivateUnits):
     def transform(self, function: Callable[[Any], Any], labels: Any = None) -> CanaryUnits:
         return CanaryUnits(self._real.transform(function, labels), self._canaries)
 
+    def prepare(self, function: Any) -> CanaryUnits:
+        return CanaryUnits(self._real.prepare(function), self._canaries)
+
     def _count(self, door: object) -> int:
         return self._real._count(door) + len(self._members)
 

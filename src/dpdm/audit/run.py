@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -34,15 +33,14 @@ from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.views import draw_views
 from dpdm.errors import RequestError
-from dpdm.privacy import Ledger, NoiseSource, SystemNoise
+from dpdm.privacy import Ledger
 from dpdm.release import build_denoiser
 from dpdm.training.draws import keyed_generator
 from dpdm.training.events import Callback
 from dpdm.training.folder import open_run_folder
 from dpdm.training.interrupt import InterruptFlag
-from dpdm.training.plan import make_plan, settle
-from dpdm.training.run import resolve_device, seal
-from dpdm.training.seeded_noise import SeededNoise
+from dpdm.training.plan import settle
+from dpdm.training.run import noise_source, resolve_device, seal
 from dpdm.training.trainer import Trainer
 
 WHITE_BOX = "gradient-space"
@@ -250,13 +248,8 @@ def _audited_run(
     facts = dataset.facts(config.privacy.unit)
     _, real = seal(with_images(dataset, images), config)
     canaries = Canaries(count, _BLANKS, generator)
-    shape = {"public_size": facts.public_size, "classes": len(facts.classes)}
-    config = settle(config, image_shape=facts.image_shape, **shape)
-    plan = make_plan(config, pixels=math.prod(facts.shape), **shape)
-    privacy = config.privacy
-    noise: NoiseSource = SystemNoise(privacy.noise_draws)
-    if privacy.noise_seed is not None:
-        noise = SeededNoise(privacy.noise_seed, privacy.noise_draws)
+    config, plan = settle(config, facts)
+    privacy, noise = config.privacy, noise_source(config)
     witness = Witness(canaries)
     with tempfile.TemporaryDirectory(prefix="dpdm-audit-") as place:
         folder = open_run_folder(Path(place) / "run", config, {}, resume=False, force=False)

@@ -6,6 +6,7 @@ from dpdm.config.loading import (
     load_config,
     preset,
     preset_names,
+    read_yaml,
     to_yaml,
 )
 from dpdm.config.schema import Config, Precision, SamplerSettings
@@ -19,5 +20,6 @@ __all__ = [
     "load_config",
     "preset",
     "preset_names",
+    "read_yaml",
     "to_yaml",
 ]

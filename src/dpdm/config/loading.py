@@ -119,7 +119,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(text: str, source: str) -> Any:
+def read_yaml(text: str, source: str) -> Any:
     """The value of a YAML document.
 
     Raises:
@@ -143,7 +143,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
     key = key.strip()
     if not separator or not all(key.split(".")):
         raise RequestError(f"{shown}: expected key=value, for example training.steps=100")
-    return key, _read_yaml(text, shown)
+    return key, read_yaml(text, shown)
 
 
 def _override(values: dict[str, Any], key: str, value: Any) -> None:
@@ -170,7 +170,7 @@ def preset_names() -> list[str]:
         for entry in folder.iterdir()
         if entry.name.endswith(".yaml")
     ]
-    return sorted(names, key=lambda name: ("-eps" in name, name))
+    return sorted(names, key=lambda name: ("-eps" in name, "-cpu-" not in name, name))
 
 
 def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -184,7 +184,7 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 def _load(source: str | Path, overrides: Iterable[tuple[str, Any]]) -> Config:
     shown = _one_line(str(source))
-    values = _read_yaml(_text_of(source, shown), shown)
+    values = read_yaml(_text_of(source, shown), shown)
     if values is None:
         values = {}
     if not isinstance(values, dict):

@@ -102,6 +102,20 @@ class PriorConfig(_Section):
     clusters: PositiveCount | None = Field(
         None, description="Gaussians per class; unset, a public rule"
     )
+    normalise: Literal["none", "brightness", "shift", "affine"] = Field(
+        "none",
+        description="what differs between images of one shape and is modelled apart from it: "
+        "brightness; shift adds the place, affine size and slant. For light shapes on a dark "
+        "ground; public knowledge, never a look at the data",
+    )
+    texture: bool = Field(
+        False, description="a share for the energy of each class beyond the modelled frequencies"
+    )
+    augment: Annotated[Real, Field(ge=0, le=3)] = Field(
+        0.0,
+        description="strength of public warps and contrast of the prior's samples; 1: 6 degrees, "
+        "6% in size, 2% in place (standard deviations)",
+    )
 
 
 class WarmupConfig(_Section):
@@ -157,7 +171,8 @@ class TrainingConfig(_Section):
         None, description="stop earlier, with the epsilon actually spent"
     )
     microbatch: PositiveCount | Literal["auto"] = Field(
-        "auto", description="units per forward and backward pass; auto: what memory allows"
+        "auto",
+        description="units in forward and backward passes at a time; auto: what memory allows",
     )
     precision: Precision = Field(
         "auto",
@@ -216,6 +231,9 @@ class EvaluationConfig(_Section):
     """What `dpdm run` measures, on the private side."""
 
     classifiers: bool = True
+    memorisation: bool = Field(
+        True, description="also compare samples with their nearest real images, in pixels"
+    )
     seeds: PositiveCount = 1
     stages: bool = Field(
         True, description="also measure the prior alone and the network after warm-up"

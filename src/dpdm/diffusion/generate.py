@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from dpdm.diffusion.draws import Device, normal
 from dpdm.diffusion.guidance import condition
 from dpdm.diffusion.images import to_uint8
-from dpdm.diffusion.samplers import CHURN_OPTIONS, SAMPLERS, Sampler, karras_sigmas
+from dpdm.diffusion.samplers import CHURN_OPTIONS, SAMPLERS, Callback, Sampler, karras_sigmas
 from dpdm.errors import DpdmError, RequestError
 
 Progress = Callable[[int, int], None]
@@ -54,13 +53,15 @@ def generate(
     batch_size: int = 500,
     device: Device = None,
     progress: Progress | None = None,
+    watch: Callback | None = None,
 ) -> NDArray[np.uint8]:
     """Images uint8 (n, H, W, C), one for each of ``labels`` (n,) or, where None, ``count``.
 
     ``image_shape`` is (C, H, W); ``sampler_options`` are s_churn, s_min, s_max and s_noise, for
     churn. Batches are drawn one after the other from ``generator``: with a seed, the result is
     fixed by the seed and ``batch_size``. ``progress(done, total)`` counts sampler steps over all
-    batches. A denoiser in training mode is put in evaluation mode meanwhile. Guidance doubles a
+    batches; ``watch`` is the samplers' own callback, told of every step of every batch in turn.
+    A denoiser in training mode is put in evaluation mode meanwhile. Guidance doubles a
     batch's memory. Raises RequestError for settings out of range, DpdmError where the model gives
     values that are not finite.
     """
@@ -84,7 +85,7 @@ def generate(
                 noise * float(sigmas[0]),
                 sigmas,
                 generator=generator,
-                callback=_reporting(progress, index * steps, len(batches) * steps),
+                callback=_telling(progress, index * steps, len(batches) * steps, watch),
                 **options,
             )
             if not x.isfinite().all():
@@ -97,10 +98,18 @@ def generate(
     return images
 
 
-def _reporting(progress: Progress | None, done: int, total: int) -> Callable[..., Any] | None:
+def _telling(
+    progress: Progress | None, done: int, total: int, watch: Callback | None
+) -> Callback | None:
     if progress is None:
-        return None
-    return lambda step, steps, x, denoised: progress(done + step, total)
+        return watch
+
+    def told(step: int, steps: int, x: Tensor, denoised: Tensor) -> None:
+        progress(done + step, total)
+        if watch is not None:
+            watch(step, steps, x, denoised)
+
+    return told
 
 
 @contextmanager

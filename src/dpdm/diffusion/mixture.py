@@ -16,15 +16,17 @@ Everything here is public: it is built from noised statistics and leaves with a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from dpdm.diffusion.dct import DctFrame
-from dpdm.diffusion.draws import normal, uniform
+from dpdm.diffusion.gaussians import draw_vectors, label_groups
 from dpdm.diffusion.mixture_fields import FIELDS, checked, normalised
-from dpdm.errors import RequestError
+from dpdm.diffusion.posed import PosedSampler
+
+_SAMPLER = "sampler."
 
 
 class Mixture(nn.Module):
@@ -34,7 +36,12 @@ class Mixture(nn.Module):
     coefficients, R kept directions; the fields are class_weights (Y,), weights (Y, K), means (Y, K,
     D), basis (Y, D, R), variances (Y, R), floor (Y,) and rest (P - D,). Its buffers stay out of
     ``state_dict``: a prior is stored by ``to_tensors``, apart from the weights of a network.
+
+    Where ``sampler`` is set, it is the prior, and this mixture was fitted to its draws so that they
+    have a posterior mean: ``sample`` draws from it, everything else is of the mixture.
     """
+
+    sampler: PosedSampler | None
 
     class_weights: Tensor
     weights: Tensor
@@ -48,8 +55,14 @@ class Mixture(nn.Module):
     _outside: Tensor
     _outside_norms: Tensor
 
-    def __init__(self, image_shape: tuple[int, int, int], fields: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        fields: Mapping[str, Tensor],
+        sampler: PosedSampler | None = None,
+    ) -> None:
         super().__init__()
+        self.sampler = sampler
         means = fields["means"]
         self.classes, self.components, self.dimension = means.shape
         self.rank = fields["basis"].shape[2]
@@ -107,18 +120,29 @@ class Mixture(nn.Module):
         return cls(image_shape, normalised(image_shape, fields, dtype))
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """The fields as a flat dictionary of CPU tensors, for safetensors."""
-        return {name: getattr(self, name).detach().cpu().clone().contiguous() for name in FIELDS}
+        """The fields as a flat dictionary of CPU tensors, for safetensors.
+
+        ``sampler.`` stands before the names of the sampler's.
+        """
+        own = {name: getattr(self, name).detach().cpu().clone().contiguous() for name in FIELDS}
+        if self.sampler is None:
+            return own
+        return own | {_SAMPLER + name: value for name, value in self.sampler.to_tensors().items()}
 
     @classmethod
     def from_tensors(
         cls, tensors: Mapping[str, Tensor], image_shape: tuple[int, int, int]
     ) -> Mixture:
         """The mixture that ``to_tensors`` wrote, bit for bit. DpdmError if they are damaged."""
-        return cls(image_shape, checked(image_shape, tensors))
+        posed = {name: value for name, value in tensors.items() if name.startswith(_SAMPLER)}
+        sampler = None
+        if posed:
+            fields = {name.removeprefix(_SAMPLER): value for name, value in posed.items()}
+            sampler = PosedSampler(image_shape, fields)
+        return cls(image_shape, checked(image_shape, tensors), sampler)
 
     def broadened(self, std: float) -> Mixture:
-        """The distribution of a sample plus white noise of standard deviation ``std`` per pixel.
+        """The mixture's distribution plus white noise of standard deviation ``std`` per pixel.
 
         As a base it leaves room for what the statistics missed: no direction has a variance of
         zero, so that E[x0 | x] goes to x, not to the prior's subspace, as sigma goes to 0. Measured
@@ -127,7 +151,7 @@ class Mixture(nn.Module):
         of 64 coefficients and 12 directions 19.8 and 0.787, with 0.05 3.02 and 0.561, with 0.2
         0.897 and 0.471.
         """
-        tensors = self.to_tensors()
+        tensors = {name: getattr(self, name).detach().cpu().clone() for name in FIELDS}
         for name in ("variances", "floor", "rest"):
             tensors[name] = tensors[name] + std**2
         return Mixture.from_tensors(tensors, self.image_shape).to(self.means.device)
@@ -148,36 +172,16 @@ class Mixture(nn.Module):
         return self._evaluate(x, sigma, labels, with_density=True)[1]
 
     def sample(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Images (N, C, H, W), not clamped, one for each of ``labels`` (N,); -1 draws the class."""
-        device, dtype = self.means.device, self.means.dtype
-        count = labels.shape[0]
-        choices = uniform((2, count), generator=generator, device=device, dtype=dtype)
-        z = normal((count, self.frame.size), generator=generator, device=device, dtype=dtype)
-        inside = normal((count, self.rank), generator=generator, device=device, dtype=dtype)
-        labels = labels.to(device)
-        labels = torch.where(labels < 0, _pick(self.class_weights, choices[0]), labels)
-        z[:, self.dimension :] *= self.rest.sqrt()
-        for y, rows in self._groups(labels):
-            basis = self.basis[y]
-            chosen = _pick(self.weights[y], choices[1, rows])
-            white = z[rows, : self.dimension]
-            outside = self.floor[y].sqrt() * (white - white @ basis @ basis.T)
-            within = (self.variances[y].sqrt() * inside[rows]) @ basis.T
-            z[rows, : self.dimension] = self.means[y, chosen] + outside + within
-        return self.frame.to_images(z)
+        """Images (N, C, H, W), one for each of ``labels`` (N,); -1 draws the class.
 
-    def _groups(self, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Each label present with the rows that have it."""
-        order = torch.argsort(labels, stable=True)
-        present, counts = torch.unique_consecutive(labels[order], return_counts=True)
-        rows = torch.split(order, counts.tolist())
-        for y, group in zip(present.tolist(), rows, strict=True):
-            if y >= self.classes:
-                raise RequestError(
-                    f"label {y} is not a class of this prior: it has {self.classes}, use 0 to "
-                    f"{self.classes - 1}, or -1 for any"
-                )
-            yield (y if y >= 0 else -1), group
+        Not clamped, where there is no sampler.
+        """
+        if self.sampler is not None:
+            return self.sampler.sample(labels, generator)
+        drawn, z, _ = draw_vectors(self, labels, self.frame.size - self.dimension, generator)
+        z[:, : self.dimension] += drawn
+        z[:, self.dimension :] *= self.rest.sqrt()
+        return self.frame.to_images(z)
 
     def _evaluate(
         self, x: Tensor, sigma: Tensor, labels: Tensor | None, with_density: bool
@@ -192,7 +196,7 @@ class Mixture(nn.Module):
             if labels is None:
                 labels = torch.full(x.shape[:1], -1, device=x.device)
             mean, log_density = torch.empty_like(head), torch.zeros_like(head[:, 0])
-            for y, rows in self._groups(labels):
+            for y, rows in label_groups(labels, self.classes):
                 some, levels = head[rows], variance[rows]
                 if y >= 0 or self.classes == 1:
                     mean[rows], density = self._of_class(max(y, 0), some, levels, with_density)
@@ -253,14 +257,3 @@ class Mixture(nn.Module):
             quadratic = quadratic + squares * floor_precision[:, 0]
             quadratic = quadratic - others * floor_precision[:, 0].log()
         return mean, logits.logsumexp(dim=1) - 0.5 * quadratic
-
-
-def _pick(weights: Tensor, choices: Tensor) -> Tensor:
-    """Indices drawn with ``weights`` by inverting their cumulative sum at uniform ``choices``.
-
-    An index of weight zero is never picked, also where rounding leaves the sum below a choice.
-    """
-    cumulative = weights.cumsum(dim=0)
-    scaled = choices * cumulative[-1]
-    last = torch.nonzero(weights > 0).max()
-    return torch.searchsorted(cumulative, scaled, right=True).minimum(last)

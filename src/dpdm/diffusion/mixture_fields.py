@@ -8,44 +8,68 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from dpdm.diffusion.pose import POSE_SIZES
 from dpdm.errors import DpdmError
 
-FIELDS = ("class_weights", "weights", "means", "basis", "variances", "floor", "rest")
+_GAUSSIANS = ("class_weights", "weights", "means", "basis", "variances", "floor")
+FIELDS = (*_GAUSSIANS, "rest")
+POSED_FIELDS = (*FIELDS, "poses", "pose_scale", "augment", "detail")
 _TOLERANCE = 1e-3
 
 
 def _shape_problem(size: int, fields: Mapping[str, Tensor]) -> str | None:
-    missing = [name for name in FIELDS if name not in fields]
+    posed = "poses" in fields
+    missing = [name for name in (POSED_FIELDS if posed else FIELDS) if name not in fields]
     if missing:
         return f"lacks {', '.join(missing)}"
-    if fields["means"].ndim != 3 or fields["basis"].ndim != 3:
-        return "has means or a basis that is not a (class, component, coefficient) array"
-    classes, components, dimension = fields["means"].shape
+    if (
+        fields["means"].ndim != 3
+        or fields["basis"].ndim != 3
+        or (posed and fields["poses"].ndim != 2)
+    ):
+        return "has means, a basis or poses with too few or too many axes"
+    classes, components, whole = fields["means"].shape
     rank = fields["basis"].shape[2]
-    if classes < 1 or components < 1 or not 1 <= dimension <= size or rank > dimension:
+    poses = fields["poses"].shape[1] if posed else 0
+    dimension = whole - poses
+    if (
+        classes < 1
+        or components < 1
+        or not 1 <= dimension <= size
+        or rank > whole
+        or poses not in POSE_SIZES.values()
+    ):
         return (
-            f"has {classes} classes, {components} components, {dimension} coefficients and {rank} "
-            f"directions for images of {size} values"
+            f"has {classes} classes, {components} components, {dimension} coefficients, {poses} "
+            f"pose parameters and {rank} directions for images of {size} values"
         )
+    rest = size - dimension
     expected = {
         "class_weights": (classes,),
         "weights": (classes, components),
-        "basis": (classes, dimension, rank),
+        "means": (classes, components, whole),
+        "basis": (classes, whole, rank),
         "variances": (classes, rank),
         "floor": (classes,),
-        "rest": (size - dimension,),
+        "rest": (classes, rest) if posed else (rest,),
+        "poses": (classes, poses),
+        "pose_scale": (poses,),
+        "augment": (),
+        "detail": (),
     }
-    for name, shape in expected.items():
-        if tuple(fields[name].shape) != shape:
-            return f"has {name} of shape {tuple(fields[name].shape)} where {shape} belongs"
+    for name in POSED_FIELDS if posed else FIELDS:
+        if tuple(fields[name].shape) != expected[name]:
+            return f"has {name} of shape {tuple(fields[name].shape)} where {expected[name]} belongs"
     return None
 
 
 def _value_problem(fields: Mapping[str, Tensor]) -> str | None:
-    for name in FIELDS:
+    posed = "poses" in fields
+    for name in POSED_FIELDS if posed else FIELDS:
         if not fields[name].isfinite().all():
             return f"has {name} that are not finite"
-    for name in ("class_weights", "weights", "variances", "floor", "rest"):
+    positive = ("class_weights", "weights", "variances", "floor", "rest")
+    for name in (*positive, "pose_scale", "augment", "detail") if posed else positive:
         if (fields[name] < 0).any():
             return f"has {name} below zero"
     if not fields["class_weights"].sum() > 0 or not (fields["weights"].sum(dim=1) > 0).all():
@@ -67,7 +91,8 @@ def normalised(
 ) -> dict[str, Tensor]:
     """The fields in ``dtype`` with weights and class weights that sum to one. Raises DpdmError."""
     _refuse(_shape_problem(math.prod(image_shape), fields) or _value_problem(fields))
-    scaled = {name: fields[name].detach().double() for name in FIELDS}
+    names = POSED_FIELDS if "poses" in fields else FIELDS
+    scaled = {name: fields[name].detach().double() for name in names}
     for name in ("class_weights", "weights"):
         scaled[name] = scaled[name] / scaled[name].sum(dim=-1, keepdim=True)
     return {name: value.to(dtype).contiguous() for name, value in scaled.items()}
@@ -81,4 +106,4 @@ def checked(image_shape: tuple[int, int, int], fields: Mapping[str, Tensor]) -> 
         if (sums - 1.0).abs().max() > _TOLERANCE:
             problem = "has weights that do not sum to one"
     _refuse(problem)
-    return {name: fields[name] for name in FIELDS}
+    return {name: fields[name] for name in (POSED_FIELDS if "poses" in fields else FIELDS)}

@@ -78,6 +78,16 @@ class PrivateUnits:
         _CONTENTS[sealed] = replace(kept, rows=function(kept.rows), labels=moved)
         return sealed
 
+    def prepare(self, function: Callable[[Any, Any], Any]) -> PrivateUnits:
+        """The same units with ``function(rows, labels)`` for rows; it must treat each image alone.
+
+        Tried on made-up images first, as a contribution is.
+        """
+        kept, sealed = _CONTENTS[self], PrivateUnits(())
+        _refuse_mixing(function, kept)
+        _CONTENTS[sealed] = replace(kept, rows=function(kept.rows, kept.labels))
+        return sealed
+
     def _count(self, door: object) -> int:
         """The number of units."""
         return len(self._opened(door).sizes)
@@ -134,7 +144,7 @@ def _pair(result: Array | tuple[Array, Integers]) -> tuple[Array, Integers | Non
     return result if isinstance(result, tuple) else (result, None)
 
 
-def _refuse_mixing(contribution: Contribution, contents: _Contents) -> None:
+def _refuse_mixing(contribution: Callable[[Any, Any], Any], contents: _Contents) -> None:
     """Refuses a contribution in which an image's vector depends on others; tried on random rows."""
     shape = (3, *contents.rows.shape[1:])
     made: Any = np.random.default_rng(0).uniform(0, 255, shape)

@@ -3,6 +3,7 @@
 from dpdm.training.events import TrainingEvent
 from dpdm.training.folder import RunFolder
 from dpdm.training.interrupt import Interrupted
+from dpdm.training.loop import images_per_unit
 from dpdm.training.plan import Plan, make_plan
 from dpdm.training.run import Run, open_run, train
 
@@ -12,6 +13,7 @@ __all__ = [
     "Run",
     "RunFolder",
     "TrainingEvent",
+    "images_per_unit",
     "make_plan",
     "open_run",
     "train",

@@ -13,6 +13,8 @@ from functools import partial
 from torch import nn
 
 from dpdm.config import Config
+from dpdm.data import PublicFacts
+from dpdm.diffusion.pose import POSE_SIZES
 from dpdm.errors import RequestError
 from dpdm.privacy import Event, epsilon
 from dpdm.privacy.accounting import CountedEvent
@@ -20,8 +22,6 @@ from dpdm.promise import check_delta, gaussian_noise_multiplier_for, noise_multi
 from dpdm.promise.planning import gaussian, poisson_sampled_gaussian
 from dpdm.release import build_denoiser
 from dpdm.training.prior import PriorDesign, design_prior
-
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def parameter_count(denoiser: nn.Module) -> int:
     return sum(parameter.numel() for parameter in denoiser.parameters())
 
 
-def settle(config: Config, *, public_size: int, classes: int, image_shape: Shape) -> Config:
-    """The configuration that is carried out: without gradient steps where they would be noise.
+def settle(config: Config, facts: PublicFacts) -> tuple[Config, Plan]:
+    """What is carried out, and its plan: without gradient steps where they would be noise.
 
     A public decision, by ``training.least_signal``: it follows from settings and declared size. The
     prior then has the whole budget.
@@ -106,16 +106,22 @@ def settle(config: Config, *, public_size: int, classes: int, image_shape: Shape
     Raises:
         RequestError: see ``make_plan``.
     """
-    least = config.training.least_signal
+    public = {
+        "public_size": facts.public_size,
+        "classes": len(facts.classes),
+        "pixels": math.prod(facts.shape),
+    }
+    plan, least = make_plan(config, **public), config.training.least_signal
     if not (least and config.prior.enabled and config.training.steps and config.privacy.enabled):
-        return config
-    pixels = math.prod(image_shape)
-    plan = make_plan(config, public_size=public_size, classes=classes, pixels=pixels)
-    parameters = parameter_count(build_denoiser(config, image_shape, classes, None))
-    signal = signal_to_noise(config, plan, parameters)
+        return config, plan
+    denoiser = build_denoiser(config, facts.image_shape, len(facts.classes), None)
+    signal = signal_to_noise(config, plan, parameter_count(denoiser))
     if signal is None or signal >= least:
-        return config
-    return config.model_copy(update={"training": config.training.model_copy(update={"steps": 0})})
+        return config, plan
+    without = config.model_copy(
+        update={"training": config.training.model_copy(update={"steps": 0})}
+    )
+    return without, make_plan(without, **public)
 
 
 def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) -> Plan:
@@ -182,6 +188,8 @@ def _prior_design(
         pixels=pixels,
         dimension=config.prior.dimension,
         clusters=config.prior.clusters,
+        pose=POSE_SIZES[config.prior.normalise],
+        texture=config.prior.texture,
     )
     privacy, alone = config.privacy, not config.training.steps
     if not privacy.enabled:

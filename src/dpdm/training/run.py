@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from dpdm.release.model import read_statement
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder, open_run_folder
 from dpdm.training.interrupt import InterruptFlag
-from dpdm.training.plan import Plan, make_plan, settle
+from dpdm.training.plan import Plan, settle
 from dpdm.training.seeded_noise import SeededNoise
 from dpdm.training.trainer import Trainer, build_for
 
@@ -113,21 +112,10 @@ def train(
     facts, units = seal(dataset, config)
     place = resolve_device(device)
     asked = config = _with_whole_path(config)
-    config = settle(
-        config,
-        public_size=facts.public_size,
-        classes=len(facts.classes),
-        image_shape=facts.image_shape,
-    )
-    plan = make_plan(
-        config,
-        public_size=facts.public_size,
-        classes=len(facts.classes),
-        pixels=math.prod(facts.shape),
-    )
+    config, plan = settle(config, facts)
     # Settings that do not fit the image are refused before a folder exists.
     build_for(config, facts, None)
-    _check_shared_ledger(config)
+    check_shared_ledger(config)
     kept = {
         "name": facts.name,
         "shape": list(facts.shape),
@@ -204,7 +192,7 @@ def _with_whole_path(config: Config) -> Config:
     return config.model_copy(update={"privacy": config.privacy.model_copy(update={"ledger": path})})
 
 
-def _check_shared_ledger(config: Config) -> None:
+def check_shared_ledger(config: Config) -> None:
     """Refuses a shared ledger that is not there, or that no seeded run may write to."""
     privacy = config.privacy
     if privacy.ledger is None:
@@ -227,6 +215,12 @@ def ledger_path(folder: RunFolder, config: Config) -> Path:
     return Path(config.privacy.ledger) if config.privacy.ledger else folder.ledger
 
 
+def noise_source(config: Config) -> NoiseSource:
+    """Where the noise of a private run comes from: the system, or ``privacy.noise_seed``."""
+    seed, draws = config.privacy.noise_seed, config.privacy.noise_draws
+    return SystemNoise(draws) if seed is None else SeededNoise(seed, draws)
+
+
 @contextmanager
 def _session(
     folder: RunFolder, config: Config, facts: PublicFacts, plan: Plan
@@ -236,10 +230,7 @@ def _session(
     if not privacy.enabled:
         yield Session(None, SeededNoise(config.training.seed))
         return
-    seed = privacy.noise_seed
-    noise: NoiseSource = (
-        SystemNoise(privacy.noise_draws) if seed is None else SeededNoise(seed, privacy.noise_draws)
-    )
+    noise = noise_source(config)
     path = ledger_path(folder, config)
     run = folder.read_state().get("run", "run") if privacy.ledger else "run"
     if path.is_file():

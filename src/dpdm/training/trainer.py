@@ -36,7 +36,9 @@ from dpdm.training.draws import keyed_generator
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder
 from dpdm.training.interrupt import Interrupted, InterruptFlag
+from dpdm.training.lanes import Lanes, usable_lanes
 from dpdm.training.loop import StepRecord, dp_sgd, images_per_unit, warm_up
+from dpdm.training.memory import peak_memory
 from dpdm.training.microbatch import resolve_microbatch
 from dpdm.training.plan import Plan
 from dpdm.training.prior import fit_prior
@@ -121,6 +123,7 @@ class Trainer:
             design,
             self.session,
             self.config.training.seed,
+            self.config.prior.augment,
         )
         save_weights(path, mixture.to_tensors(), {"ledger_head": self._ledger_head()})
         self.folder.update_state(prior_seconds=time.perf_counter() - self.started)
@@ -158,21 +161,23 @@ class Trainer:
             self._save(state)
         if self.plan.steps:
             self._validate(denoiser)
-            records = dp_sgd(
-                config,
-                self.plan,
-                denoiser,
-                self.units,
-                self.session,
-                state,
-                self._microbatch(denoiser),
-                self._budget(),
-            )
-            self._drive(records, state, config.training.steps_to_do)
+            with Lanes(usable_lanes(config, self.device)) as lanes:
+                records = dp_sgd(
+                    config,
+                    self.plan,
+                    denoiser,
+                    self.units,
+                    self.session,
+                    state,
+                    self._microbatch(denoiser, lanes.count),
+                    lanes,
+                    self._budget(),
+                )
+                self._drive(records, state, config.training.steps_to_do)
         self.folder.update_state(steps_done=state.step, budget_stop=self.budget_stop)
         return state
 
-    def _microbatch(self, denoiser: Denoiser) -> int:
+    def _microbatch(self, denoiser: Denoiser, lanes: int) -> int:
         """What ``auto`` found stays for the whole run, so that a resumed one repeats its rounding.
 
         Sums of gradients round differently with another number.
@@ -180,7 +185,7 @@ class Trainer:
         kept = self.folder.read_state().get("microbatch")
         if self.config.training.microbatch == "auto" and kept is not None:
             return int(kept)
-        found = resolve_microbatch(self.config, denoiser, self.facts, self.device)
+        found = resolve_microbatch(self.config, denoiser, self.facts, self.device, lanes)
         self.folder.update_state(microbatch=found)
         return found
 
@@ -316,7 +321,12 @@ class Trainer:
         )
         state = self.folder.read_state()
         seconds = float(state.get("training_seconds", 0.0)) + time.perf_counter() - self.started
-        self.folder.update_state(trained=True, training_seconds=seconds, device=str(self.device))
+        self.folder.update_state(
+            trained=True,
+            training_seconds=seconds,
+            peak_memory_bytes=max(state.get("peak_memory_bytes", 0), peak_memory(self.device)),
+            device=str(self.device),
+        )
         # Samples and report of an earlier release of this run are not this release's.
         for stale in ("samples.npz", "report.html"):
             (self.folder.release / stale).unlink(missing_ok=True)

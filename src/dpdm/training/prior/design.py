@@ -23,6 +23,9 @@ _WITH_CLUSTERS = {
     "clusters": 0.10,
     "class scatter": 0.42,
 }
+_POSES, _TEXTURE = 0.03, 0.02
+"""Shares where poses and texture are released; the others shrink in proportion."""
+
 CLUSTER_STEPS = 3
 """Lloyd steps that share the budget of the cluster search; one more releases the clusters."""
 
@@ -39,12 +42,14 @@ class PriorDesign:
         clusters: Gaussians per class, K.
         noise_multiplier: of one Gaussian mechanism that costs what all releases together cost.
         shares: share of 1/noise_multiplier**2 per kind of statistic; they add up to 1.
+        pose: number Q of pose parameters that are modelled with the coefficients.
     """
 
     dimension: int
     clusters: int
     noise_multiplier: float
     shares: dict[str, float]
+    pose: int = 0
 
     @property
     def class_covariance(self) -> bool:
@@ -75,6 +80,8 @@ def design_prior(
     noise_multiplier: float,
     dimension: int | None = None,
     clusters: int | None = None,
+    pose: int = 0,
+    texture: bool = False,
 ) -> PriorDesign:
     """The public rule.
 
@@ -90,6 +97,8 @@ def design_prior(
         noise_multiplier: of the whole prior; 0 for a run without privacy.
         dimension: fixes D, at most ``pixels``.
         clusters: fixes K.
+        pose: number of pose parameters Q.
+        texture: whether classes differ in what lies beyond the D frequencies.
     """
     resolution = public_size / classes / max(noise_multiplier, 1e-3)
     chosen_dimension = dimension or int(
@@ -106,4 +115,11 @@ def design_prior(
         shares = _WITH_CLASS_COVARIANCE
     else:
         shares = _WITHOUT_CLASS_COVARIANCE
-    return PriorDesign(chosen_dimension, chosen_clusters, noise_multiplier, dict(shares))
+    extra = {"poses": _POSES} if pose else {}
+    if texture and chosen_dimension < pixels:
+        extra["texture"] = _TEXTURE
+    left = 1.0 - sum(extra.values())
+    scaled = {name: left * share for name, share in shares.items()}
+    return PriorDesign(
+        chosen_dimension, chosen_clusters, noise_multiplier, {**scaled, **extra}, pose
+    )

@@ -1,46 +1,37 @@
 """Fits the mixture of Gaussians to noised statistics of the private images (DESIGN.md, "The
 prior").
 
-The order of the releases: moments (class counts, mean squared norms, pooled mean), class means,
-pooled within-class scatter, clusters, scatter per class. Each clips at a norm that earlier
-releases give, so nothing is tuned by hand. Only mechanisms read the private images; the rest is
+The order of the releases: poses, where they are modelled; then, of images in their class's pose,
+moments (class counts, mean squared norms, pooled mean), texture, class means, pooled within-class
+scatter, clusters, scatter per class. Only mechanisms read the private images; the rest is
 post-processing.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from dpdm.diffusion.dct import DctFrame
-from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
+from dpdm.diffusion.posed import PosedSampler
 from dpdm.privacy import PrivateUnits, Session
-from dpdm.training.prior.design import CLUSTER_STEPS, PriorDesign
+from dpdm.training.prior.design import PriorDesign
+from dpdm.training.prior.features import PosedFeatures, pose_rows, texture_bands
+from dpdm.training.prior.plain import fit_plain
 from dpdm.training.prior.releases import Releases
-from dpdm.training.prior.shrinkage import (
-    Array,
-    Integers,
-    clean_covariance,
-    clean_deviation,
-    frequency_bands,
-    positive_definite,
-    shrink_counts,
-    shrink_means,
-)
+from dpdm.training.prior.shrinkage import Array, shrink_counts, shrink_means
+from dpdm.training.prior.statistics import Statistics, collect
 
-_CLIP = 1.15
-"""Clip norm over the root mean square that an earlier release gives (DESIGN.md: 1.1 to 1.3)."""
+_SMALLEST_POSE_SPREAD = 0.01
+"""Least standard deviation of a pose parameter, of a range of 2."""
 
-_SMALLEST_VARIANCE = 1e-4
-"""Least variance of a DCT coefficient of an image in [-1, 1]."""
-
-_SEARCH_DIMENSION = 12
-"""Leading directions of the pooled covariance in which clusters are sought."""
+_DETAIL = 1.0
+"""Where there is texture, the amount of detail of an image is uniform between none and all. On
+Fashion-MNIST at epsilon 10, CNN trained on 10,000 samples, held-out training images: 78.1 without,
+79.9 with; on MNIST 95.2 and 95.0."""
 
 _LARGEST_RANK = 128
 """Directions kept per class; the others share one variance."""
@@ -53,8 +44,12 @@ def fit_prior(
     design: PriorDesign,
     session: Session,
     seed: int,
+    augment: float = 0.0,
 ) -> Mixture:
     """Releases the statistics of ``design`` and fits the prior.
+
+    Where images are drawn in another way than from the mixture (poses, texture, augmentation), the
+    mixture is a plain one fitted to such draws and holds their sampler.
 
     Args:
         units: images uint8 (N, H, W, C) with labels (N,) in [0, classes), or without any.
@@ -62,153 +57,65 @@ def fit_prior(
         classes: number of classes, 0 or 1 for unlabelled data.
         design: what is released and with which noise.
         session: ledger and noise source.
-        seed: of the public starting points of the cluster search.
+        seed: of the public starting points of the cluster search, and of the plain mixture.
+        augment: strength of the public augmentation of samples.
     """
-    frame = DctFrame(image_shape, design.dimension)
-    releases = Releases(
-        units.transform(lambda images: _coefficients(frame, images)),
-        math.prod(image_shape),
-        max(classes, 1),
-        design,
-        session,
+    frame, pixels = DctFrame(image_shape, design.dimension), math.prod(image_shape)
+    number = max(classes, 1)
+    poses, spread = _poses(units, pixels, number, design, session)
+    features = PosedFeatures(frame, poses, spread)
+    releases = Releases(units.prepare(features), pixels, number, design, session)
+    statistics = collect(releases, design, np.random.default_rng(seed))
+    fields = _fields(statistics)
+    if not (design.pose or augment > 0.0 or statistics.texture is not None):
+        rest = torch.full((pixels - design.dimension,), statistics.rest_variance)
+        return Mixture.build(image_shape, **fields, rest=rest)  # type: ignore[arg-type]
+    sampler = PosedSampler(
+        image_shape,
+        {
+            **fields,
+            "rest": _rest(statistics, frame),
+            "poses": _tensor(poses),
+            "pose_scale": _tensor(spread / statistics.pose_weight),
+            "augment": torch.tensor(float(augment)),
+            "detail": torch.tensor(0.0 if statistics.texture is None else _DETAIL),
+        },
     )
-    statistics = _collect(releases, design, np.random.default_rng(seed))
-    return _mixture(image_shape, statistics)
+    return fit_plain(sampler, seed)
 
 
-def _coefficients(frame: DctFrame, images: npt.NDArray[np.uint8]) -> Array:
-    parts = []
-    for start in range(0, len(images), 4096):
-        # A copy: torch does not take the read-only arrays of a data set.
-        part = to_model_space(np.array(images[start : start + 4096]))
-        parts.append(frame.to_coefficients(part).numpy())
-    return np.concatenate(parts).astype(np.float64)
-
-
-@dataclass(frozen=True)
-class _Statistics:
-    """Noised and shrunk: everything here may leave."""
-
-    counts: Array  # (Y,)
-    centres: Array  # (Y, K, D)
-    weights: Array  # (Y, K)
-    covariances: Array  # (Y, D, D)
-    rest_variance: float
-    pixels: int
-
-
-def _collect(
-    releases: Releases, design: PriorDesign, generator: np.random.Generator
-) -> _Statistics:
-    pixels, dimension = releases.pixels, design.dimension
-    bands = frequency_bands(dimension)
-    raw_counts, inside, rest, total, deviation = releases.moments()
-    counts = shrink_counts(raw_counts, deviation)
-    size = float(counts.sum())
-    centre = total / size
-    mean_square = float(np.clip(inside / size, 0.01 * pixels, pixels))
-    rest_square = float(np.clip(rest / size, 0.0, pixels))
-
-    centre_square = float((centre**2).sum()) - dimension * pixels * (deviation / size) ** 2
-    spread = max(mean_square - centre_square, 0.05 * mean_square)
-    sums, deviation = releases.class_sums(centre, _CLIP * math.sqrt(spread))
+def _poses(
+    units: PrivateUnits, pixels: int, classes: int, design: PriorDesign, session: Session
+) -> tuple[Array, Array]:
+    """Each class's mean pose (Y, Q) and the deviations (Q,) of poses within classes, noised."""
+    size = design.pose
+    if not size:
+        return np.zeros((classes, 0)), np.zeros(0)
+    rows = units.prepare(lambda images, _: pose_rows(images, size))
+    noised, deviation = Releases(rows, pixels, classes, design, session).poses()
+    counts = shrink_counts(noised[:, 0], deviation)
     variances = (deviation / counts) ** 2
-    means = shrink_means(centre + sums / counts[:, None], variances, counts, bands)
-
-    between = float((counts / size) @ (means**2).sum(axis=1))
-    within = max(mean_square - between, 0.05 * mean_square)
-    scatter, deviation = releases.scatter(means, _CLIP * math.sqrt(within))
-    deviation /= size
-    pooled = clean_covariance(scatter / size, deviation, bands, _SMALLEST_VARIANCE)
-
-    offsets = np.zeros((len(counts), 1, 1))
-    weights = np.ones((len(counts), 1))
-    directions = np.zeros((dimension, 1))
-    if design.clusters > 1:
-        offsets, weights, directions = _clusters(releases, means, pooled, counts, design, generator)
-        explained = float((counts / size) @ (weights * (offsets**2).sum(axis=2)).sum(axis=1))
-        within = max(within - explained, 0.3 * within)
-    covariances = np.broadcast_to(pooled, (len(counts), dimension, dimension))
-    if design.class_covariance:
-        noised, noise = releases.class_scatter(
-            means, directions, offsets, _CLIP * math.sqrt(within)
-        )
-        if design.clusters > 1:
-            pooled = _pooled_within_clusters(
-                scatter / size,
-                deviation,
-                noised,
-                noise,
-                counts,
-                directions,
-                offsets,
-                weights,
-                bands,
-            )
-        covariances = np.stack(
-            [
-                positive_definite(
-                    pooled + clean_deviation(part / count - pooled, noise / count, bands),
-                    _SMALLEST_VARIANCE,
-                )
-                for part, count in zip(noised, counts, strict=True)
-            ]
-        )
-    centres = means[:, None] + offsets @ directions.T
-    rest_variance = rest_square / max(pixels - dimension, 1)
-    return _Statistics(counts, centres, weights, covariances, rest_variance, pixels)
+    means = shrink_means(
+        noised[:, 1 : 1 + size] / counts[:, None], variances, counts, np.arange(size)
+    )
+    means = np.clip(means, -0.9, 0.9)
+    weights = counts / counts.sum()
+    within = noised[:, 1 + size :].sum(axis=0) / counts.sum() - weights @ means**2
+    return means, np.sqrt(np.clip(within, _SMALLEST_POSE_SPREAD**2, 0.5))
 
 
-def _clusters(
-    releases: Releases,
-    means: Array,
-    pooled: Array,
-    counts: Array,
-    design: PriorDesign,
-    generator: np.random.Generator,
-) -> tuple[Array, Array, Array]:
-    """Private k-means per class: offsets (Y, K, R), weights (Y, K), directions (D, R)."""
-    values, vectors = np.linalg.eigh(pooled)
-    rank = min(_SEARCH_DIMENSION, design.dimension)
-    directions, values = vectors[:, ::-1][:, :rank], values[::-1][:rank]
-    shape = (len(counts), design.clusters, rank)
-    offsets = 0.7 * np.sqrt(values) * generator.standard_normal(shape)
-    weights = np.full(shape[:2], 1.0 / design.clusters)
-    max_norm = _CLIP * math.sqrt(float(values.sum()))
-    for step in range(CLUSTER_STEPS + 1):
-        found, sums, deviation = releases.cluster_step(means, directions, offsets, max_norm, step)
-        sizes = np.maximum(found, 0.2 * counts[:, None] / design.clusters)
-        variances = (deviation / sizes) ** 2
-        offsets = sums / sizes[..., None]
-        signal = max(float((offsets**2).mean() - variances.mean()), 1e-9)
-        offsets *= (signal / (signal + variances))[..., None]
-        weights = sizes / sizes.sum(axis=1, keepdims=True)
-    offsets -= (weights[..., None] * offsets).sum(axis=1, keepdims=True)
-    return offsets, weights, directions
+def _rest(statistics: Statistics, frame: DctFrame) -> torch.Tensor:
+    """Variances (Y, P - D) of the coefficients that are not modelled."""
+    beyond = frame.size - frame.dimension
+    rest = np.full((len(statistics.counts), beyond), statistics.rest_variance)
+    if statistics.texture is not None:
+        for number, band in enumerate(texture_bands(frame)):
+            rest[:, band] = statistics.texture[:, number, None] / len(band)
+    return _tensor(rest)
 
 
-def _pooled_within_clusters(
-    total: Array,
-    total_noise: float,
-    noised: Array,
-    noise: float,
-    counts: Array,
-    directions: Array,
-    offsets: Array,
-    weights: Array,
-    bands: Integers,
-) -> Array:
-    """Covariance within clusters, pooled: two noised estimates weighted by their precision."""
-    size = float(counts.sum())
-    spread = np.einsum("y,yk,ykr,yks->rs", counts / size, weights, offsets, offsets)
-    first = total - directions @ spread @ directions.T
-    second, second_noise = noised.sum(axis=0) / size, noise * math.sqrt(len(counts)) / size
-    precisions = (1.0 / max(total_noise, 1e-12) ** 2, 1.0 / max(second_noise, 1e-12) ** 2)
-    estimate = (precisions[0] * first + precisions[1] * second) / sum(precisions)
-    return clean_covariance(estimate, sum(precisions) ** -0.5, bands, _SMALLEST_VARIANCE)
-
-
-def _mixture(image_shape: tuple[int, int, int], statistics: _Statistics) -> Mixture:
+def _fields(statistics: Statistics) -> dict[str, torch.Tensor]:
+    """The fields of the Gaussians: per class the leading directions of its covariance."""
     dimension = statistics.centres.shape[2]
     rank = min(dimension, _LARGEST_RANK)
     bases, variances, floors = [], [], []
@@ -217,17 +124,14 @@ def _mixture(image_shape: tuple[int, int, int], statistics: _Statistics) -> Mixt
         bases.append(vectors[:, ::-1][:, :rank])
         variances.append(values[::-1][:rank])
         floors.append(values[: dimension - rank].mean() if rank < dimension else 0.0)
-    rest = np.full(statistics.pixels - dimension, statistics.rest_variance)
-    return Mixture.build(
-        image_shape,
-        class_weights=_tensor(statistics.counts / statistics.counts.sum()),
-        weights=_tensor(statistics.weights),
-        means=_tensor(statistics.centres),
-        basis=_tensor(np.stack(bases)),
-        variances=_tensor(np.stack(variances)),
-        floor=_tensor(np.array(floors)),
-        rest=_tensor(rest),
-    )
+    return {
+        "class_weights": _tensor(statistics.counts / statistics.counts.sum()),
+        "weights": _tensor(statistics.weights),
+        "means": _tensor(statistics.centres),
+        "basis": _tensor(np.stack(bases)),
+        "variances": _tensor(np.stack(variances)),
+        "floor": _tensor(np.array(floors)),
+    }
 
 
 def _tensor(array: Array) -> torch.Tensor:

@@ -14,34 +14,59 @@ from dpdm.privacy import NoisedScatter, NoisedSum, PrivateUnits, Session, clip_r
 from dpdm.training.prior.design import CLUSTER_STEPS, PriorDesign
 from dpdm.training.prior.shrinkage import Array, Integers
 
+POSE_NORM = 2.0
+"""Bound on (1, pose, pose squared) of an image: poses are within [-1, 1], mostly near 0."""
+
+_TEXTURE_CLIP = 2.0
+"""Clip norm of an image's energies beyond the modelled frequencies, over their mean sum."""
+
 
 class Releases:
-    """The releases of a prior, from sealed DCT coefficients (N, P) and labels (N,)."""
+    """The releases of a prior, from sealed rows and labels (N,).
+
+    A row is an image's features, see ``features.py``: D modelled coefficients, Q pose parameters, G
+    energies of bands of the other coefficients. Before the poses are released, rows are poses only.
+    """
 
     def __init__(
         self,
-        coefficients: PrivateUnits,
+        rows: PrivateUnits,
         pixels: int,
         classes: int,
         design: PriorDesign,
         session: Session,
     ) -> None:
-        self._units = coefficients
+        self._units = rows
         self._session = session
         self._design = design
         self.classes = classes
         self.pixels = pixels
 
+    def poses(self) -> tuple[Array, float]:
+        """Per class, sums of (1, pose, pose^2): (Y, 1 + 2 Q), and the noise of an entry."""
+
+        def contribution(rows: Array, private: Integers | None) -> tuple[Array, Integers]:
+            wide = rows.astype(np.float64)
+            vectors = np.concatenate([np.ones((len(wide), 1)), wide, wide**2], axis=1)
+            return vectors, _labels(rows, private)
+
+        mechanism = NoisedSum(
+            "prior poses", self._design.noise_of("poses"), POSE_NORM, self.classes
+        )
+        return mechanism.release(self._units, contribution, self._session), mechanism.deviation
+
     def moments(self) -> tuple[Array, float, float, Array, float]:
         """Sums over all images of (one-hot class, |modelled|^2/P, |rest|^2/P, modelled/sqrt P).
 
-        The three parts have norm at most 1 each, since |image|^2 <= P in [-1, 1]: sqrt 3 together.
+        The three parts have norm at most 1 each where |image|^2 <= P, as in [-1, 1]: sqrt 3
+        together. A brightened image may exceed that and is clipped.
         """
         dimension, pixels = self._design.dimension, self.pixels
+        vector = dimension + self._design.pose
 
         def contribution(rows: Array, labels: Integers | None) -> Array:
-            modelled, rest = rows[:, :dimension], rows[:, dimension:]
-            squares = np.stack([(modelled**2).sum(axis=1), (rest**2).sum(axis=1)], axis=1)
+            modelled, rest = rows[:, :dimension].astype(np.float64), rows[:, vector:]
+            squares = np.stack([(modelled**2).sum(axis=1), rest.sum(axis=1)], axis=1)
             one_hot = np.eye(self.classes)[_labels(rows, labels)]
             return np.concatenate([one_hot, squares / pixels, modelled / math.sqrt(pixels)], axis=1)
 
@@ -50,6 +75,30 @@ class Releases:
         counts, total = noised[: self.classes], noised[self.classes + 2 :] * math.sqrt(pixels)
         inside, rest = noised[self.classes : self.classes + 2] * pixels
         return counts, inside, rest, total, mechanism.deviation
+
+    def weigh_poses(self, weight: float) -> None:
+        """Scales the pose parameters of every row: what a pose counts beside a coefficient."""
+        first, last = self._design.dimension, self._design.dimension + self._design.pose
+
+        def weighed(rows: Array, _: Integers | None) -> Array:
+            scaled = rows.copy()
+            scaled[:, first:last] *= weight
+            return scaled
+
+        if first < last:
+            self._units = self._units.prepare(weighed)
+
+    def texture(self, mean_energy: float) -> Array:
+        """Per class, the sum of the energies of the bands that are not modelled: (Y, G)."""
+        vector = self._design.dimension + self._design.pose
+
+        def contribution(rows: Array, private: Integers | None) -> tuple[Array, Integers]:
+            return rows[:, vector:].astype(np.float64), _labels(rows, private)
+
+        max_norm = _TEXTURE_CLIP * mean_energy
+        noise = self._design.noise_of("texture")
+        mechanism = NoisedSum("prior texture", noise, max_norm, self.classes)
+        return mechanism.release(self._units, contribution, self._session)
 
     def class_sums(self, centre: Array, max_norm: float) -> tuple[Array, float]:
         """Per class, the sum of (image - centre): (Y, D) and the noise of an entry."""

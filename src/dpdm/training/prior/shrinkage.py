@@ -13,6 +13,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+_EIGENVECTOR_BANDS = 10
+
 
 def frequency_bands(dimension: int, bands: int = 6) -> Integers:
     """Band number (dimension,) of each coefficient in frequency order; bands of geometric width."""
@@ -76,37 +78,39 @@ def shrink_symmetric(noised: Array, deviation: float, bands: Integers) -> Array:
     return result
 
 
-def shrink_diagonal(noised: Array, deviation: float, bands: Integers, floor: float) -> Array:
-    """Variances (D,): each band shrunk towards its mean as far as noise explains the spread."""
-    result = np.empty_like(noised)
-    for band in range(bands.max() + 1):
-        inside = bands == band
-        mean = max(float(noised[inside].mean()), floor)
-        offsets = noised[inside] - mean
-        weight = signal_share(float((offsets**2).mean()), deviation**2)
-        result[inside] = np.maximum(
-            mean + weight * offsets, max(0.1 * (1.0 - weight) * mean, floor)
-        )
-    return result
+def clean_eigenvalues(noised: Array, deviation: float, floor: float) -> Array:
+    """A covariance (D, D) with the eigenvectors of a noised one and eigenvalues freed of noise.
+
+    The rotationally invariant estimator for added Gaussian noise (Bun, Allez, Bouchaud and Potters
+    2016, eq. IV.11): xi_i = lambda_i - 2 s^2 sum_j 1 / (lambda_i - lambda_j), s the deviation of an
+    off-diagonal entry, the sum smoothed over a few spacings of the noise's eigenvalues.
+    """
+    values, vectors = np.linalg.eigh((noised + noised.T) / 2)
+    if deviation > 0.0:
+        gaps = values[:, None] - values
+        pull = (gaps / (gaps**2 + (2.0 * deviation) ** 2)).sum(axis=1)
+        values = values - 2.0 * deviation**2 * pull
+    cleaned: Array = (vectors * np.maximum(values, floor)) @ vectors.T
+    return cleaned
 
 
-def clean_covariance(noised: Array, deviation: float, bands: Integers, floor: float) -> Array:
-    """A covariance (D, D) from a noised one; ``deviation`` of an off-diagonal entry's noise."""
-    result = shrink_symmetric(noised, deviation, bands)
-    diagonal = shrink_diagonal(np.diag(noised), deviation * np.sqrt(2.0), bands, floor)
-    np.fill_diagonal(result, diagonal)
-    return positive_definite(result, floor)
+def clean_deviation(noised: Array, deviation: float, base: Array) -> Array:
+    """A class's covariance minus the pooled one, ``base`` (D, D), shrunk towards no difference.
 
-
-def clean_deviation(noised: Array, deviation: float, bands: Integers) -> Array:
-    """A class's covariance minus the pooled one (D, D), shrunk towards no difference."""
-    result = shrink_symmetric(noised, deviation, bands)
-    diagonal = np.diag(noised).copy()
+    In the eigenvectors of ``base`` noise stays what it is, while a difference falls with the
+    eigenvalues it lies between: blocks of eigenvectors are shrunk each by its own share of signal.
+    """
+    vectors = np.linalg.eigh(base)[1][:, ::-1]
+    turned = vectors.T @ noised @ vectors
+    bands = frequency_bands(len(base), _EIGENVECTOR_BANDS)
+    result = shrink_symmetric(turned, deviation, bands)
+    diagonal = np.diag(turned).copy()
     for band in range(bands.max() + 1):
         inside = bands == band
         diagonal[inside] *= signal_share(float((diagonal[inside] ** 2).mean()), 2.0 * deviation**2)
     np.fill_diagonal(result, diagonal)
-    return result
+    turned_back: Array = vectors @ result @ vectors.T
+    return turned_back
 
 
 def positive_definite(matrix: Array, floor: float) -> Array:

@@ -1,0 +1,86 @@
+"""What the prior looks at in an image: its coefficients in its class's pose, its pose, its texture.
+
+Features of one image follow from that image, its label and noised statistics released before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dpdm.diffusion.dct import DctFrame
+from dpdm.diffusion.images import to_model_space
+from dpdm.diffusion.pose import measure_pose, repose
+from dpdm.training.prior.shrinkage import Array, Integers
+
+Images = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.float32]
+
+TEXTURE_BANDS = 4
+_CHUNK = 1024
+
+
+def texture_bands(frame: DctFrame) -> list[Integers]:
+    """The coefficients (P - D,) that are not modelled, split into bands of equal size."""
+    beyond = np.arange(frame.size - frame.dimension)
+    return [band for band in np.array_split(beyond, TEXTURE_BANDS) if len(band)]
+
+
+@dataclass(frozen=True)
+class PosedFeatures:
+    """From images to rows (N, D + Q + G): coefficients, pose, energies of bands.
+
+    Attributes:
+        frame: the DCT and D.
+        poses: (Y, Q) each class's pose, to which its images are brought; Q may be 0.
+        spread: (Q,) deviations of poses within classes: a row holds deviations over these.
+    """
+
+    frame: DctFrame
+    poses: Array
+    spread: Array
+
+    def __call__(self, images: Images, labels: Integers | None) -> Rows:
+        """Rows of images uint8 (N, H, W, C) with labels (N,), None for all 0."""
+        classes = np.zeros(len(images), np.int64) if labels is None else labels
+        own = torch.from_numpy(self.poses).float()[torch.from_numpy(np.array(classes))]
+        spread = torch.from_numpy(self.spread).float()
+        bands = [torch.from_numpy(band) for band in texture_bands(self.frame)]
+
+        def rows(x: Tensor, start: int) -> Tensor:
+            target = own[start : start + len(x)]
+            target = torch.cat([target, target.new_zeros(len(x) - len(target), target.shape[1])])
+            pose = measure_pose(x, target.shape[1])
+            z = self.frame.to_coefficients(repose(x, pose, target))
+            rest = z[:, self.frame.dimension :].square()
+            energies = [rest[:, band].sum(dim=1, keepdim=True) for band in bands]
+            return torch.cat(
+                [z[:, : self.frame.dimension], (pose - target) / spread, *energies], dim=1
+            )
+
+        return _in_chunks(images, rows)
+
+
+def pose_rows(images: Images, size: int) -> Rows:
+    """Poses (N, Q) of images."""
+    return _in_chunks(images, lambda x, _: measure_pose(x, size))
+
+
+def _in_chunks(images: Images, function: Callable[[Tensor, int], Tensor]) -> Rows:
+    """``function(x, start)`` over chunks of one size, the last one padded with black images.
+
+    So an image's row is the same to the last bit whatever images follow it.
+    """
+    parts = []
+    for start in range(0, len(images), _CHUNK):
+        # A copy: torch does not take the read-only arrays of a data set.
+        part = np.zeros((_CHUNK, *images.shape[1:]), np.uint8)
+        count = len(images[start : start + _CHUNK])
+        part[:count] = images[start : start + _CHUNK]
+        parts.append(function(to_model_space(part), start).numpy()[:count])
+    return np.concatenate(parts)

@@ -1,0 +1,175 @@
+"""Post-processing of the prior's releases, in their order: what the mixture is built from.
+
+Each release clips at a norm that earlier ones give, so nothing is tuned by hand. Only mechanisms
+read the private images; the rest is post-processing that knows its noise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpdm.training.prior.design import CLUSTER_STEPS, PriorDesign
+from dpdm.training.prior.releases import Releases
+from dpdm.training.prior.shrinkage import (
+    Array,
+    clean_deviation,
+    clean_eigenvalues,
+    frequency_bands,
+    positive_definite,
+    shrink_counts,
+    shrink_means,
+)
+
+_CLIP = 1.15
+"""Clip norm over the root mean square that an earlier release gives (DESIGN.md: 1.1 to 1.3)."""
+
+_SMALLEST_VARIANCE = 1e-4
+"""Least variance of a DCT coefficient of an image in [-1, 1]."""
+
+_SEARCH_DIMENSION = 12
+"""Leading directions of the pooled covariance in which clusters are sought."""
+
+_POSE_SHARE = 0.1
+"""Mean square of the pose in a vector, over that of the coefficients about their mean."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Noised and shrunk: everything here may leave. E = D + Q."""
+
+    counts: Array  # (Y,)
+    centres: Array  # (Y, K, E)
+    weights: Array  # (Y, K)
+    covariances: Array  # (Y, E, E)
+    rest_variance: float
+    texture: Array | None  # (Y, G) mean energies
+    pose_weight: float
+
+
+def collect(releases: Releases, design: PriorDesign, generator: np.random.Generator) -> Statistics:
+    """Releases moments, texture, means, scatters and clusters, each cleaned before the next."""
+    pixels, dimension = releases.pixels, design.dimension
+    bands = frequency_bands(dimension)
+    raw_counts, inside, rest, total, deviation = releases.moments()
+    counts = shrink_counts(raw_counts, deviation)
+    size = float(counts.sum())
+    centre = total / size
+    mean_square = float(np.clip(inside / size, 0.01 * pixels, pixels))
+    rest_square = float(np.clip(rest / size, 0.0, pixels))
+    texture = None
+    if "texture" in design.shares:
+        texture = _texture(releases, max(rest_square, 1e-3 * pixels), counts)
+
+    centre_square = float((centre**2).sum()) - dimension * pixels * (deviation / size) ** 2
+    spread = max(mean_square - centre_square, 0.05 * mean_square)
+    pose_square = _POSE_SHARE * spread * (design.pose > 0)
+    pose_weight = math.sqrt(pose_square / max(design.pose, 1))
+    releases.weigh_poses(pose_weight)
+    bands = np.concatenate([bands, np.full(design.pose, bands.max() + 1)])
+    centre = np.concatenate([centre, np.zeros(design.pose)])
+    spread += pose_square
+
+    sums, deviation = releases.class_sums(centre, _CLIP * math.sqrt(spread))
+    variances = (deviation / counts) ** 2
+    means = shrink_means(centre + sums / counts[:, None], variances, counts, bands)
+
+    between = float((counts / size) @ (means**2).sum(axis=1))
+    within = max(mean_square + pose_square - between, 0.05 * mean_square)
+    scatter, deviation = releases.scatter(means, _CLIP * math.sqrt(within))
+    deviation /= size
+    pooled = clean_eigenvalues(scatter / size, deviation, _SMALLEST_VARIANCE)
+
+    offsets = np.zeros((len(counts), 1, 1))
+    weights = np.ones((len(counts), 1))
+    directions = np.zeros((len(centre), 1))
+    if design.clusters > 1:
+        offsets, weights, directions = _clusters(releases, means, pooled, counts, design, generator)
+        explained = float((counts / size) @ (weights * (offsets**2).sum(axis=2)).sum(axis=1))
+        within = max(within - explained, 0.3 * within)
+    covariances = np.broadcast_to(pooled, (len(counts), *pooled.shape))
+    if design.class_covariance:
+        noised, noise = releases.class_scatter(
+            means, directions, offsets, _CLIP * math.sqrt(within)
+        )
+        if design.clusters > 1:
+            pooled = _pooled_within_clusters(
+                scatter / size,
+                deviation,
+                noised,
+                noise,
+                counts,
+                directions,
+                offsets,
+                weights,
+            )
+        covariances = np.stack(
+            [
+                positive_definite(
+                    pooled + clean_deviation(part / count - pooled, noise / count, pooled),
+                    _SMALLEST_VARIANCE,
+                )
+                for part, count in zip(noised, counts, strict=True)
+            ]
+        )
+    centres = means[:, None] + offsets @ directions.T
+    rest_variance = rest_square / max(pixels - dimension, 1)
+    return Statistics(counts, centres, weights, covariances, rest_variance, texture, pose_weight)
+
+
+def _texture(releases: Releases, mean_energy: float, counts: Array) -> Array:
+    """Mean energies (Y, G) per class and band, at least a tenth of the pool's."""
+    energies = releases.texture(mean_energy) / counts[:, None]
+    pooled = np.maximum(counts @ energies / counts.sum(), 0.0)
+    raised: Array = np.maximum(energies, 0.1 * pooled)
+    return raised
+
+
+def _clusters(
+    releases: Releases,
+    means: Array,
+    pooled: Array,
+    counts: Array,
+    design: PriorDesign,
+    generator: np.random.Generator,
+) -> tuple[Array, Array, Array]:
+    """Private k-means per class: offsets (Y, K, R), weights (Y, K), directions (D, R)."""
+    values, vectors = np.linalg.eigh(pooled)
+    rank = min(_SEARCH_DIMENSION, design.dimension)
+    directions, values = vectors[:, ::-1][:, :rank], values[::-1][:rank]
+    shape = (len(counts), design.clusters, rank)
+    offsets = 0.7 * np.sqrt(values) * generator.standard_normal(shape)
+    weights = np.full(shape[:2], 1.0 / design.clusters)
+    max_norm = _CLIP * math.sqrt(float(values.sum()))
+    for step in range(CLUSTER_STEPS + 1):
+        found, sums, deviation = releases.cluster_step(means, directions, offsets, max_norm, step)
+        sizes = np.maximum(found, 0.2 * counts[:, None] / design.clusters)
+        variances = (deviation / sizes) ** 2
+        offsets = sums / sizes[..., None]
+        signal = max(float((offsets**2).mean() - variances.mean()), 1e-9)
+        offsets *= (signal / (signal + variances))[..., None]
+        weights = sizes / sizes.sum(axis=1, keepdims=True)
+    offsets -= (weights[..., None] * offsets).sum(axis=1, keepdims=True)
+    return offsets, weights, directions
+
+
+def _pooled_within_clusters(
+    total: Array,
+    total_noise: float,
+    noised: Array,
+    noise: float,
+    counts: Array,
+    directions: Array,
+    offsets: Array,
+    weights: Array,
+) -> Array:
+    """Covariance within clusters, pooled: two noised estimates weighted by their precision."""
+    size = float(counts.sum())
+    spread = np.einsum("y,yk,ykr,yks->rs", counts / size, weights, offsets, offsets)
+    first = total - directions @ spread @ directions.T
+    second, second_noise = noised.sum(axis=0) / size, noise * math.sqrt(len(counts)) / size
+    precisions = (1.0 / max(total_noise, 1e-12) ** 2, 1.0 / max(second_noise, 1e-12) ** 2)
+    estimate = (precisions[0] * first + precisions[1] * second) / sum(precisions)
+    return clean_eigenvalues(estimate, sum(precisions) ** -0.5, _SMALLEST_VARIANCE)
