@@ -1,0 +1,189 @@
+"""What trying many settings on the same data costs in all: planned, and really spent.
+
+Every training keeps the epsilon of its own cell. Whoever chooses among the cells, or publishes
+several, lets out something that depends on all of them: that costs the epsilon of all together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpdm.config import Config, load_config
+from dpdm.data import PublicFacts
+from dpdm.errors import RequestError
+from dpdm.privacy import Event, Ledger, epsilon, read_ledger
+from dpdm.privacy.accounting import Accountant
+from dpdm.sweep.grid import Cell
+from dpdm.training import Plan, RunFolder
+from dpdm.training.plan import settle
+from dpdm.training.run import check_shared_ledger, ledger_path
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training of the grid: what cells share that differ only in sampling.
+
+    Attributes:
+        name: its folder's.
+        config: its settings, as they are carried out.
+        plan: what it will spend and compute.
+        cells: the cells that it serves.
+    """
+
+    name: str
+    config: Config
+    plan: Plan
+    cells: tuple[Cell, ...]
+
+    @property
+    def image_passes(self) -> int:
+        """Images through the network in its DP-SGD steps, expected."""
+        steps = self.config.training.steps_to_do
+        return steps * self.config.training.batch_size * self.config.views.count
+
+    @property
+    def private(self) -> bool:
+        """Whether it keeps a promise: with noise, and noise that nobody can repeat."""
+        return self.config.privacy.enabled and self.config.privacy.noise_seed is None
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What trainings on the same data spend together.
+
+    Attributes:
+        epsilon: of all together, at ``delta``; None where none of them has noise, or where no
+            finite one can be proved.
+        trainings: how many have, those with a noise seed included.
+        without: how many have none (``privacy.enabled=false``).
+    """
+
+    epsilon: float | None
+    delta: float
+    accountant: Accountant
+    trainings: int
+    without: int
+
+
+def trainings_of(cells: Iterable[Cell], facts: PublicFacts) -> tuple[Training, ...]:
+    """The distinct trainings behind cells, planned, in the order of the cells.
+
+    Raises:
+        RequestError: what ``train`` would refuse, with the cell's name.
+    """
+    together: dict[str, list[Cell]] = {}
+    for cell in cells:
+        together.setdefault(cell.training_name, []).append(cell)
+    found = []
+    for name, shared in together.items():
+        try:
+            config, plan = settle(shared[0].training, facts)
+        except RequestError as error:
+            raise RequestError(f"{shared[0].name}: {error}") from None
+        found.append(Training(name, config, plan, tuple(shared)))
+    return tuple(found)
+
+
+def planned(trainings: Iterable[Training], runs: Mapping[str, RunFolder]) -> Composed:
+    """What is spent when all trainings are done, with all that is spent already.
+
+    Args:
+        trainings: those asked for, done or not.
+        runs: the folders that are there, by the name of their training; also of other grids.
+
+    Raises:
+        RequestError: a shared ledger that is not there, or is not for runs without secret noise.
+        DpdmError: a ledger is damaged, or a shared one has no room for what is to come.
+    """
+    trainings = list(trainings)
+    configs = {name: load_config(run.config) for name, run in runs.items()}
+    configs |= {one.name: one.config for one in trainings}
+    for config in configs.values():
+        check_shared_ledger(config)
+    ledgers = _ledgers(configs, runs)
+    to_come = Counter[Event]()
+    for one in trainings:
+        to_come += _to_come(one, runs.get(one.name), ledgers)
+    for ledger in ledgers.values():
+        accountant = _accountant(configs.values())
+        ledger.check_budget(list(to_come.items()), accountant)  # of a ledger of its own: nothing
+    return _composed(configs.values(), _spent(ledgers) + to_come)
+
+
+def spent(runs: Mapping[str, RunFolder]) -> Composed:
+    """What the ledgers of these runs add up to; a shared one counts whole, and once.
+
+    Raises:
+        DpdmError: a ledger is damaged.
+    """
+    configs = {name: load_config(run.config) for name, run in runs.items()}
+    return _composed(configs.values(), _spent(_ledgers(configs, runs)))
+
+
+def own_epsilon(run: RunFolder, config: Config) -> float | None:
+    """What one training spent by its ledger; None where it keeps no promise, or no finite one."""
+    privacy = config.privacy
+    path = ledger_path(run, config)
+    if not privacy.enabled or privacy.noise_seed is not None or not path.is_file():
+        return None
+    ledger = read_ledger(path)
+    value = ledger.epsilon(privacy.delta, privacy.accountant, _ledger_name(run, config))
+    return value if value < math.inf else None
+
+
+def _ledger_name(run: RunFolder, config: Config) -> str:
+    """The name under which a run writes into its ledger."""
+    return str(run.read_state().get("run", "run")) if config.privacy.ledger else "run"
+
+
+def _ledgers(configs: Mapping[str, Config], runs: Mapping[str, RunFolder]) -> dict[Path, Ledger]:
+    """Every ledger that these trainings write to and that is there, once."""
+    paths = set()
+    for name, config in configs.items():
+        if config.privacy.enabled and (config.privacy.ledger or name in runs):
+            paths.add(ledger_path(runs.get(name, RunFolder(Path())), config).resolve())
+    return {path: read_ledger(path) for path in sorted(paths) if path.is_file()}
+
+
+def _spent(ledgers: Mapping[Path, Ledger]) -> Counter[Event]:
+    total = Counter[Event]()
+    for ledger in ledgers.values():
+        for _, event, count in ledger.counted_events():
+            total[event] += count
+    return total
+
+
+def _to_come(
+    training: Training, run: RunFolder | None, ledgers: Mapping[Path, Ledger]
+) -> Counter[Event]:
+    """What a training will still spend beyond its records in a ledger."""
+    left = Counter[Event]()
+    for event, count in training.plan.events():
+        left[event] += count
+    if run is None:
+        return left
+    if run.finished:
+        return Counter()
+    ledger = ledgers.get(ledger_path(run, training.config).resolve())
+    if ledger is not None:
+        for _, event, count in ledger.counted_events(_ledger_name(run, training.config)):
+            left[event] -= count
+    return +left
+
+
+def _composed(configs: Collection[Config], events: Mapping[Event, int]) -> Composed:
+    noised = [config.privacy for config in configs if config.privacy.enabled]
+    delta = min((privacy.delta for privacy in noised), default=0.0)
+    accountant = _accountant(configs)
+    value = epsilon(events.items(), delta, accountant) if noised else math.inf
+    finite = value if value < math.inf else None
+    return Composed(finite, delta, accountant, len(noised), len(configs) - len(noised))
+
+
+def _accountant(configs: Iterable[Config]) -> Accountant:
+    """The accountant of all, or where they differ the one whose figures every cell can be given."""
+    return "rdp" if any(config.privacy.accountant == "rdp" for config in configs) else "pld"
