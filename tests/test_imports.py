@@ -68,6 +68,8 @@ def copy(tmp_path: Path) -> Path:
         ("training", "evaluation"),
         ("training", "cli"),
         ("pipeline", "cli"),
+        ("pipeline", "sweep"),
+        ("sweep", "cli"),
     ],
 )
 def test_an_import_the_wrong_way_is_found(copy: Path, importer: str, imported: str) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dpdm.data import open_dataset as open_dataset
     from dpdm.errors import DpdmError as DpdmError
     from dpdm.errors import RequestError as RequestError
-    from dpdm.evaluation import evaluate as evaluate
+    from dpdm.evaluation.evaluate import evaluate as evaluate
     from dpdm.release import Model as Model
     from dpdm.release import load as load
     from dpdm.training import Run as Run

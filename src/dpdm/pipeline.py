@@ -7,7 +7,8 @@ read real data and stay on the private side.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,33 +18,43 @@ import numpy as np
 from dpdm.config import flatten
 from dpdm.data import Dataset, write_samples
 from dpdm.diffusion.denoiser import Denoiser
+from dpdm.diffusion.trajectory import Trajectory
 from dpdm.errors import DpdmError, RequestError
 from dpdm.evaluation import ReportContent, Stage, added, evaluate, render_report
+from dpdm.evaluation.closeness import enough_held_out
 from dpdm.networks import load_into, load_weights
 from dpdm.release.build import build_denoiser
 from dpdm.release.files import read_json, write_text
 from dpdm.release.model import Images, Labels, Model
 from dpdm.release.seal import seal_release
+from dpdm.release.trajectory import draw_trajectory
 from dpdm.training import Run
 
 Progress = Callable[[str, int, int], None]
+_TRAJECTORIES = 6
+_COMPARED = 10_000
+"""Samples whose nearest real images are looked for; 60,000 MNIST images take minutes for these."""
 
 
-def sample_release(run: Run, progress: Progress | None = None) -> Path:
+def sample_release(run: Run, progress: Progress | None = None, device: str | None = None) -> Path:
     """Draws ``sampling.count`` images into ``release/samples.npz`` unless it is there."""
     path = run.release / "samples.npz"
     if not path.is_file():
-        model = run.model()
-        images, labels = _sample(model, run, "sampling", progress)
+        model, started = run.model(), time.perf_counter()
+        images, labels = _sample(model, run, "sampling", progress, device)
+        run.folder.update_state(sampling_seconds=time.perf_counter() - started)
         _write(path, images, labels, model.classes)
         seal_release(run.release, written=("samples.npz",))
     return path
 
 
-def _sample(model: Model, run: Run, what: str, progress: Progress | None) -> tuple[Images, Labels]:
+def _sample(
+    model: Model, run: Run, what: str, progress: Progress | None, device: str | None = None
+) -> tuple[Images, Labels]:
     return model.sample(
         run.config.sampling.count,
         seed=run.config.training.seed,
+        device=device,
         progress=None if progress is None else lambda done, total: progress(what, done, total),
     )
 
@@ -53,16 +64,17 @@ def _write(path: Path, images: Images, labels: Labels, classes: tuple[str, ...])
 
 
 def read_samples(run: Run) -> tuple[Images, Labels]:
-    """``release/samples.npz``.
+    """``release/samples.npz``; see ``read_images``."""
+    images, labels = read_images(run.release / "samples.npz")
+    return images, np.full(len(images), -1, np.int64) if labels is None else labels
+
+
+def read_images(path: Path) -> tuple[Images, Labels | None]:
+    """Samples as they were written; no labels where the model has no classes.
 
     Raises:
         DpdmError: the file is damaged.
     """
-    images, labels = _read(run.release / "samples.npz")
-    return images, np.full(len(images), -1, np.int64) if labels is None else labels
-
-
-def _read(path: Path) -> tuple[Images, Labels | None]:
     try:
         with np.load(path) as arrays:
             return arrays["images"], arrays.get("labels")
@@ -129,18 +141,20 @@ def evaluate_run(
     Raises:
         RequestError: the test set does not fit the model.
     """
-    path = run.folder.private / "evaluation.json"
-    settings = run.config.evaluation
-    samples = read_samples(run)
+    settings, started = run.config.evaluation, time.perf_counter()
+    samples, cache = read_samples(run), run.folder.private / "cache"
     result: dict[str, Any] = dict(
         evaluate(
             samples,
             train=train,
             test=test,
             seeds=settings.seeds,
+            cache=cache,
             progress=None if progress is None else lambda *a: progress("evaluating", *a[-2:]),
         )
     )
+    if settings.memorisation and enough_held_out(test):
+        result = added(result, _closeness(samples, train, test))
     stages = _stage_models(run) if settings.stages else []
     measured = []
     for stage in stages:
@@ -148,17 +162,34 @@ def evaluate_run(
             images, labels, accuracy = *samples, result["accuracy"]
         else:
             images, labels = _sample(stage.model, run, f"sampling: {stage.name.lower()}", progress)
-            accuracy = evaluate((images, labels), train=train, test=test, seeds=settings.seeds)[
-                "accuracy"
-            ]
+            accuracy = evaluate(
+                (images, labels), train=train, test=test, seeds=settings.seeds, cache=cache
+            )["accuracy"]
         measured.append({"name": stage.name, "description": stage.description, **accuracy})
         file = stage_file(run, stage.name)
         if not file.is_file():
             _write(file, images, labels, stage.model.classes)
     if measured:
         result["stages"] = measured
-    write_text(path, json.dumps(added(read_evaluation(run) or {}, result), indent=2) + "\n")
+    keep_evaluation(run, result)
+    run.folder.update_state(evaluation_seconds=time.perf_counter() - started)
     return result
+
+
+def _closeness(samples: tuple[Images, Labels], train: Dataset, test: Dataset) -> dict[str, Any]:
+    """Memorisation in pixels, of the first samples alone where there are very many."""
+    few = (samples[0][:_COMPARED], samples[1][:_COMPARED])
+    found = evaluate(few, train=train, test=test, metrics=["memorisation"], features=("pixels",))
+    notes = []
+    if len(few[0]) < len(samples[0]):
+        notes = [f"Memorisation: of the first {_COMPARED:,} samples, in pixels."]
+    return {"memorisation": found["memorisation"], "notes": notes}
+
+
+def keep_evaluation(run: Run, result: Mapping[str, Any]) -> None:
+    """Adds a result to ``private/evaluation.json``."""
+    whole = added(read_evaluation(run) or {}, result)
+    write_text(run.folder.private / "evaluation.json", json.dumps(whole, indent=2) + "\n")
 
 
 def read_evaluation(run: Run) -> dict[str, Any] | None:
@@ -196,19 +227,31 @@ def _content(run: Run) -> ReportContent:
         labels=labels if model.classes else None,
         classes=model.classes,
         sample_count=len(images),
+        trajectory=_trajectory(run, model),
+        data=state.get("data", {}).get("name", ""),
         stages=_stages(run, evaluation),
         history=tuple(history),
         evaluation=evaluation,
         audit=read_json(run.folder.private / "audit.json", "; delete it and audit again"),
         cost={
             "training_seconds": state.get("training_seconds"),
-            "prior_seconds": state.get("prior_seconds"),
+            "of_which_prior_seconds": state.get("prior_seconds"),
+            "sampling_seconds": state.get("sampling_seconds"),
+            "evaluation_seconds": state.get("evaluation_seconds"),
             "dp_sgd_steps": state.get("steps_done", 0),
             "image_passes": sum(r["images"] for r in history),
+            "peak_memory_of_training_bytes": state.get("peak_memory_bytes"),
             "device": state.get("device"),
         },
         config=flatten(run.config),
     )
+
+
+def _trajectory(run: Run, model: Model) -> Trajectory:
+    """One image for each of the first classes, or a few: of the release's model, as its samples."""
+    labels = list(range(min(len(model.classes), _TRAJECTORIES))) or "uniform"
+    count = len(labels) if model.classes else _TRAJECTORIES
+    return draw_trajectory(model, labels, count, seed=run.config.training.seed)
 
 
 def _stages(run: Run, evaluation: dict[str, Any] | None) -> tuple[Stage, ...]:
@@ -217,7 +260,7 @@ def _stages(run: Run, evaluation: dict[str, Any] | None) -> tuple[Stage, ...]:
         file = stage_file(run, entry["name"])
         if not file.is_file():
             continue
-        images, labels = _read(file)
+        images, labels = read_images(file)
         accuracy = {key: entry[key] for key in ("lr", "mlp", "cnn") if key in entry}
         stages.append(Stage(entry["name"], entry["description"], images, labels, accuracy))
     return tuple(stages)

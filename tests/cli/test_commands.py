@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +28,6 @@ SMALL = [
     )
     for part in ("--set", change)
 ]
-
-
-@pytest.fixture
-def dpdm(capsys) -> Callable[..., tuple[int, str, str]]:
-    """``dpdm(*arguments)`` -> exit status, standard output, standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +65,24 @@ def test_the_evaluation_measures_the_stages(finished):
     evaluation = json.loads((finished / "private" / "evaluation.json").read_text())
     assert set(evaluation["accuracy"]) == {"lr", "mlp", "cnn"}
     assert [stage["name"] for stage in evaluation["stages"]] == ["Prior alone", "After DP-SGD"]
+
+
+def test_the_private_report_has_the_nearest_real_images_and_what_it_all_cost(finished):
+    private = (finished / "private" / "report.html").read_text("utf-8")
+    for part in ("The closest pairs", "Peak memory of training", "Sampling", "Evaluation"):
+        assert part in private
+    state = json.loads((finished / "private" / "state.json").read_text())
+    assert 2**26 < state["peak_memory_bytes"] < 2**36
+    assert state["training_seconds"] > 0
+    assert state["sampling_seconds"] > 0
+    assert state["evaluation_seconds"] > 0
+
+
+def test_the_release_report_shows_its_model_at_work_and_no_real_image(finished):
+    release = (finished / "release" / "report.html").read_text("utf-8")
+    assert "An image starts as pure noise. In 3 steps" in release
+    for part in ("The closest pairs", "Peak memory", "What it is worth"):
+        assert part not in release
 
 
 def test_nothing_measured_on_real_data_is_in_the_release(finished):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +25,6 @@ SMALL = (
 def _no_network_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DPDM_DATA", raising=False)
     monkeypatch.setenv("DPDM_CACHE", str(tmp_path / "no-cache"))
-
-
-@pytest.fixture
-def dpdm(capsys) -> Callable[..., tuple[int, str, str]]:
-    """``dpdm(*arguments)`` -> exit status, standard output, standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +120,31 @@ def test_a_wrong_request_is_one_line_and_status_two(dpdm, copies, arguments, say
     assert out == ""
     assert len(lines) == 1
     assert says in lines[0]
+
+
+def test_the_baseline_of_a_run_is_at_its_epsilon_and_in_its_report(dpdm, run):
+    status, out, err = dpdm("evaluate", str(run), *REAL, "--classifiers", "lr", *BASELINE)
+    assert status == 0
+    assert "DP-SGD on real, epsilon 10" in out
+    assert "difference" in out
+    assert "compose to epsilon" in err
+    assert list((run / "private" / "baselines").glob("lr-0-*/ledger.jsonl"))
+    kept = json.loads((run / "private" / "evaluation.json").read_text())
+    assert kept["baseline"]["delta"] == 1e-4
+    assert dpdm("report", str(run))[0] == 0
+    assert "Beside DP-SGD on the real images" in (run / "private" / "report.html").read_text()
+    assert "DP-SGD on the real" not in (run / "release" / "report.html").read_text()
+
+
+BASELINE = ("--baseline", "dpsgd")
+
+
+def test_a_baseline_says_what_it_lacks(dpdm, copies, tmp_path):
+    def error(*options):
+        status, _, err = dpdm("evaluate", copies, *REAL, *options)
+        assert status == 2
+        return err
+
+    assert "--baseline-out DIR" in error(*BASELINE, "--epsilon", "1", "--delta", "1e-4")
+    assert "needs --epsilon E and --delta D" in error(*BASELINE, "--cache", str(tmp_path))
+    assert "add --baseline dpsgd" in error("--epsilon", "1")

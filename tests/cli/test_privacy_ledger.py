@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from dpdm.cli import main
 from dpdm.config import preset
 from dpdm.config.loading import to_yaml
 from dpdm.privacy import Ledger, epsilon, read_ledger
@@ -22,16 +22,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def privacy(capsys) -> Command:
+def privacy(dpdm) -> Command:
     """``privacy(*arguments)`` -> exit status, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main(["privacy", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
+    return partial(dpdm, "privacy")
 
 
 @pytest.fixture

@@ -5,28 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
-
-from dpdm.cli import main
 
 RATE = str(4096 / 60000)
 SMALL = ("--delta", "1e-5", "--sample-rate", "0.05", "--steps", "20")
 
 
 @pytest.fixture
-def planned(capsys):
+def planned(dpdm):
     """``planned(*arguments)`` -> exit status, standard output, standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main(["privacy", "plan", *arguments])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
+    return partial(dpdm, "privacy", "plan")
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from dpdm.cli import main
 from dpdm.promise import build_statement
 from dpdm.promise.planning import gaussian
 from dpdm.release.seal import seal_release
@@ -43,16 +43,9 @@ def run(tmp_path) -> Path:
 
 
 @pytest.fixture
-def statement(run, capsys) -> Callable[..., tuple[int, str, str]]:
+def statement(run, dpdm) -> Callable[..., tuple[int, str, str]]:
     """``statement(*options)`` -> exit status, standard output, standard error."""
-
-    def call(*options: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main(["privacy", "statement", str(run), *options])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
+    return partial(dpdm, "privacy", "statement", run)
 
 
 def test_of_an_intact_release_it_prints_the_promise_and_the_seal(run, statement):

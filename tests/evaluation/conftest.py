@@ -9,6 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from dpdm.diffusion.trajectory import Trajectory
 from dpdm.evaluation import ReportContent, Stage
 from dpdm.evaluation.closeness import Space, measure_memorisation
 from dpdm.evaluation.distances import Measuring
@@ -68,6 +69,29 @@ def statement() -> dict[str, Any]:
     }
 
 
+@pytest.fixture
+def audit() -> dict[str, Any]:
+    """What ``dpdm privacy audit --json`` prints, of an audit that found nothing wrong."""
+    return {
+        "epsilon_lower_bound": 3.31,
+        "epsilon_claimed": 10.0,
+        "delta": 1e-4,
+        "confidence": 0.95,
+        "canaries": [
+            {
+                "kind": "gradient-space",
+                "count": 1000,
+                "included": 493,
+                "guesses": 200,
+                "correct": 198,
+                "epsilon_lower_bound": 3.31,
+            }
+        ],
+        "checks": [{"name": "noise is fresh", "passed": True, "seen": "two draws differ"}],
+        "access": ["every value that left a mechanism"],
+    }
+
+
 @pytest.fixture(scope="session")
 def comparison(digits: tuple[Collection, Collection]) -> dict[str, Any]:
     """The entries of an evaluation that come from features: samples that are half copies."""
@@ -115,6 +139,14 @@ def content(digits: tuple[Collection, Collection], statement: dict[str, Any]) ->
         labels=labels,
         classes=DIGITS,
         sample_count=5000,
+        trajectory=Trajectory(
+            frames=np.stack([255 - images[:2], images[:2] // 2, images[:2]]),
+            sigmas=(79.6, 1.234, 0.0),
+            labels=labels[:2],
+            sampler="heun",
+            steps=20,
+            shortcut=False,
+        ),
         stages=(
             Stage("Prior alone", "Samples of the mixture.", images, labels, {"mlp": 0.938}),
             Stage("After DP-SGD", "Samples of the network.", images, labels, {"mlp": 0.951}),

@@ -69,6 +69,19 @@ def test_a_jagged_series_is_drawn_faint_under_its_running_mean():
     assert max(smooth) - min(smooth) < 0.2 * (max(faint) - min(faint))
 
 
+def test_a_level_is_a_named_line_across_and_within_the_picture():
+    svg = draw([(0, 1.0), (1, 2.0)], level=(8.0, "planned: 8 <"))
+    root = ElementTree.fromstring(svg)
+    assert "planned: 8 <" in [element.text for element in root.iter("text")]
+    assert line(svg)[-1][1] > float(re.search(r'class="level" d="M[\d.]+ ([\d.]+)H', svg)[1]) > 0
+
+
+def test_an_axis_can_be_made_to_start_at_zero():
+    points = [(0, 8.0), (10, 10.0)]
+    assert "0" not in ticks(draw(points))[:1]
+    assert ticks(draw(points, from_zero=True))[0] == "0"
+
+
 def test_labels_are_escaped():
     svg = draw([(0, 1), (1, 2)], label='<"&', x_label="<script>")
     assert "<script>" not in svg

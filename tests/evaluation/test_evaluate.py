@@ -92,6 +92,38 @@ def test_the_test_set_is_read_once_after_all_training(small):
     assert spy.events[-2:] == reads
 
 
+def test_selection_by_the_test_set_is_labelled_and_leaves_the_honest_accuracy_alone(small):
+    synthetic, test = small
+    pair = (synthetic.private_images[:100], synthetic.private_labels[:100])
+    names = ("lr", "mlp")
+    honest = evaluate(pair, test=test, classifiers=names, seeds=2)
+    both = evaluate(pair, test=test, classifiers=names, seeds=2, selection="test")
+    assert honest["selection"] == "synthetic"
+    assert "accuracy_chosen_on_test" not in honest
+    assert both["selection"] == "test"
+    assert both["accuracy"] == honest["accuracy"]
+    for name in names:
+        assert both["accuracy_chosen_on_test"][name] >= both["accuracy"][name]
+    assert any(note.startswith("selection=test") and "Optimistic" in note for note in both["notes"])
+
+
+def test_selection_by_the_test_set_reads_it_once_too(small):
+    synthetic, test = small
+    spy = Spy(test)
+    pair = (synthetic.private_images[:60], synthetic.private_labels[:60])
+    evaluate(pair, test=spy, classifiers=("mlp",), seeds=2, selection="test")
+    assert sorted(spy.events) == ["images read", "labels read"]
+
+
+def test_a_second_evaluation_with_a_cache_trains_nothing_and_says_the_same(small, tmp_path):
+    synthetic, test = small
+    pair = (synthetic.private_images[:60], synthetic.private_labels[:60])
+    first = evaluate(pair, test=test, cache=tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert evaluate(pair, test=test, cache=tmp_path) == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
+
+
 def test_the_real_training_set_is_never_read(small):
     synthetic, test = small
     train = Spy(synthetic)
@@ -139,6 +171,13 @@ def test_a_metric_without_a_test_set_is_refused_by_name(small, metric):
 def test_asking_for_nothing_is_refused(small):
     refused(small[0], "no metric", test=small[1], metrics=())
     refused(small[0], "seeds is 0", test=small[1], seeds=0)
+
+
+def test_an_unknown_classifier_or_selection_is_refused_with_the_known_ones(small):
+    known = "available: lr, mlp, cnn, resnet, wrn"
+    refused(small[0], f"vgg is not known; {known}", test=small[1], classifiers="vgg")
+    refused(small[0], f"none was asked for; {known}", test=small[1], classifiers=())
+    refused(small[0], "synthetic or test", test=small[1], selection="real")
 
 
 def test_no_test_set_or_one_without_labels_is_refused(small):

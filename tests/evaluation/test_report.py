@@ -2,11 +2,14 @@
 
 import itertools
 from dataclasses import fields, replace
+from html import unescape
 from html.parser import HTMLParser
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
+from dpdm.data import write_samples
 from dpdm.errors import RequestError
 from dpdm.evaluation import ReportContent, Stage, release_part, render_report
 from dpdm.privacy.accounting import Event
@@ -48,8 +51,14 @@ def read(html):
     return checker
 
 
+SKIP = "Skip to the content "
+
+
 def words(html):
-    return " ".join(" ".join(read(html).text).split())
+    """The text of a page from the first thing on it that is seen."""
+    text = " ".join(" ".join(read(html).text).split())
+    assert text.startswith(SKIP)
+    return text.removeprefix(SKIP)
 
 
 @pytest.fixture(params=[True, False], ids=["private", "release"])
@@ -68,6 +77,23 @@ def test_the_page_is_well_formed(page):
     assert len(ids) == len(set(ids))
 
 
+def test_the_contents_lead_to_every_section_in_order(page):
+    elements = read(page).elements
+    links = [attributes["href"] for tag, attributes in elements if tag == "a"]
+    sections = [attributes.get("id") for tag, attributes in elements if tag == "section"]
+    assert links == ["#main", *(f"#{section}" for section in sections if section)]
+    titles = {attributes.get("id") for tag, attributes in elements if tag == "h2"}
+    named = {a["aria-labelledby"] for tag, a in elements if tag == "section" and "id" in a}
+    assert titles == named
+
+
+def test_the_language_is_named_and_tables_have_headings(page):
+    elements = read(page).elements
+    assert ("html", {"lang": "en"}) in elements
+    headings = [attributes for tag, attributes in elements if tag == "th"]
+    assert all(attributes["scope"] in ("col", "row", "rowgroup") for attributes in headings)
+
+
 def test_the_page_loads_nothing(page):
     assert "http://" not in page
     assert "https://" not in page
@@ -76,7 +102,7 @@ def test_the_page_loads_nothing(page):
     for tag, attributes in read(page).elements:
         assert tag not in ("script", "iframe", "object", "embed")
         for key in ("src", "href", "srcset", "action"):
-            assert attributes.get(key, "data:").startswith("data:")
+            assert attributes.get(key, "data:").startswith(("data:", "#"))
 
 
 def test_every_picture_has_an_alternative_text(page):
@@ -101,6 +127,8 @@ def test_both_versions_state_the_promise_and_how_to_use_the_images(page):
         "dp-sgd step PoissonSampled(0.36) 250",
         "add or remove one unit",
         "operating system",
+        "From noise to image An image starts as pure noise. In 20 steps (sampler heun)",
+        "noise 80 1.2 0",
         'np.load("release/samples.npz")',
         "uint8 (5000, 8, 8, 1)",
         "dpdm sample release -n 10000 --out more/",
@@ -130,32 +158,53 @@ def test_the_private_version_says_so_and_shows_everything(content):
         assert part in text
 
 
-AUDIT = {
-    "epsilon_lower_bound": 3.31,
-    "epsilon_claimed": 10.0,
-    "delta": 1e-4,
-    "confidence": 0.95,
-    "canaries": [
-        {
-            "kind": "gradient-space",
-            "count": 1000,
-            "included": 493,
-            "guesses": 200,
-            "correct": 198,
-            "epsilon_lower_bound": 3.31,
-        }
-    ],
-    "checks": [{"name": "noise is fresh", "passed": True, "seen": "two draws differ"}],
-    "access": ["every value that left a mechanism"],
-}
+def snippets(html):
+    """The code on a page, piece by piece."""
+    pieces = html.split("<code>")[1:]
+    return [unescape(piece.partition("</code>")[0]) for piece in pieces if "import" in piece]
 
 
-def test_an_audits_bound_stands_beside_the_claim(content):
-    text = words(render_report(replace(content, audit=AUDIT), private=True))
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_ways_to_use_the_images_work_as_they_are_written(
+    content, labelled, tmp_path, monkeypatch
+):
+    if not labelled:
+        content = replace(content, labels=None, classes=(), trajectory=None, stages=())
+    numpy, torch, parquet, folder = snippets(render_report(content, private=False))
+    monkeypatch.chdir(tmp_path)
+    for path in ("release/samples.npz", "more.parquet", "more"):
+        write_samples(path, content.images, content.labels, content.classes)
+    seen = {}
+    exec(numpy, seen)
+    np.testing.assert_array_equal(seen["images"], content.images)
+    exec(torch, seen)
+    image, *label = seen["data"][3]
+    np.testing.assert_allclose(image.permute(1, 2, 0) * 255, content.images[3], atol=1e-3)
+    exec(folder, seen)
+    assert np.asarray(seen["image"]).shape == (8, 8)
+    if labelled:
+        np.testing.assert_array_equal(seen["labels"], content.labels)
+        assert label == [content.labels[3]]
+        assert seen["label"] in content.classes
+    compile(parquet, "parquet", "exec")
+    if find_spec("datasets"):
+        exec(parquet, seen)
+        assert np.asarray(seen["image"]).shape == (8, 8)
+
+
+def test_a_prior_alone_is_not_said_to_draw_step_by_step(content):
+    prior = replace(content, trajectory=replace(content.trajectory, shortcut=True))
+    text = words(render_report(prior, private=False))
+    assert "The samples above were drawn from noised statistics directly." in text
+    assert "starts as pure noise" not in text
+
+
+def test_an_audits_bound_stands_beside_the_claim(content, audit):
+    text = words(render_report(replace(content, audit=audit), private=True))
     for part in (
         "The attack shows that epsilon is at least 3.31 (confidence 95%); claimed is at most 10",
         "gradient-space 493 of 1000 198 of 200 3.31",
-        "noise is fresh: passed two draws differ",
+        "noise is fresh passed two draws differ",
         "every value that left a mechanism",
     ):
         assert part in text
@@ -169,8 +218,8 @@ def test_an_audits_bound_stands_beside_the_claim(content):
         {"checks": [{"name": "noise is fresh", "passed": False, "seen": "the same"}]},
     ],
 )
-def test_an_audit_that_contradicts_the_claim_says_so(content, fault):
-    text = words(render_report(replace(content, audit={**AUDIT, **fault}), private=True))
+def test_an_audit_that_contradicts_the_claim_says_so(content, audit, fault):
+    text = words(render_report(replace(content, audit={**audit, **fault}), private=True))
     assert "This contradicts the claim." in text
 
 
@@ -189,6 +238,7 @@ def planted(content):
                 for mechanism in content.statement["mechanisms"]
             ],
         },
+        data=SENTINEL,
         stages=(Stage(SENTINEL, SENTINEL, 255 - content.images, None, {SENTINEL: 0.7341}),),
         history=({"step": 7341, "loss": 0.7341, "epsilon": 7.341, "phase": SENTINEL},),
         evaluation={
@@ -226,6 +276,7 @@ def test_a_field_is_private_unless_it_is_named_as_released(content):
     released = release_part(planted(content))
     default = ReportContent(title="", preset="", statement={}, images=content.images)
     public = {"title", "preset", "statement", "images", "labels", "classes", "sample_count"}
+    public |= {"trajectory"}
     for field in fields(ReportContent):
         if field.name not in public:
             assert getattr(released, field.name) == getattr(default, field.name)
@@ -295,6 +346,19 @@ def test_the_limits_on_attackers_come_with_their_curve_and_where_it_is_from(cont
     assert [chart["aria-label"] for chart in charts] == [
         "The most members that can be found, against the false alarms allowed"
     ]
+
+
+def test_the_attackers_success_is_among_the_first_figures_and_in_words(content):
+    bounds = attack_bounds([(1.0, 1e-5)])
+    statement = real_statement() | {"attack_bounds": bounds}
+    text = words(render_report(replace(content, statement=statement), private=False))
+    brief = text.partition("What this is The")[0].split("protects each image", 1)[1]
+    # e^1 x 0.01 + 1e-5 = 2.72%, and half of 1 + (e - 1 + 2e-5) / (e + 1) = 73.11%, rounded up.
+    assert brief.startswith(" best attack finds, at most 2.8% at 1% false alarms")
+    assert "is right at most 73.2% of the time; a coin is right half of the time." in brief
+    unbound = words(render_report(content, private=False))
+    assert "best attack" not in unbound
+    assert "a coin" not in unbound
 
 
 def test_a_statement_without_a_curve_shows_its_limits_and_no_chart(content):

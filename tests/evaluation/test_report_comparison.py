@@ -34,7 +34,7 @@ class Reader(HTMLParser):
 
 def read(page):
     reader = Reader()
-    reader.feed(page.partition("<main>")[2])
+    reader.feed(page.partition('<main id="main">')[2])
     return reader
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from dpdm.cli.accuracies import print_accuracies
 from dpdm.cli.console import display, note, print_json, table
 from dpdm.errors import RequestError
 
 if TYPE_CHECKING:
     from dpdm.data import Dataset
+    from dpdm.evaluation import Baseline, Selection
     from dpdm.training import Run
 
 METRICS = "classifiers, fid, kid, prdc, is, per-class, memorisation"
@@ -38,10 +40,40 @@ def evaluate_command(
         str, typer.Option(metavar="NAMES", help=f"Comma-separated, or all: {METRICS}.")
     ] = "classifiers",
     seeds: Annotated[int, typer.Option(help="Trainings of each classifier.", min=1)] = 1,
+    classifiers: Annotated[
+        str,
+        typer.Option(metavar="NAMES", help="Comma-separated: lr, mlp, cnn, resnet, wrn."),
+    ] = "lr,mlp,cnn",
+    selection: Annotated[
+        str,
+        typer.Option(
+            metavar="synthetic|test",
+            help="What chooses a classifier's epoch; test adds the literature's optimistic figure.",
+        ),
+    ] = "synthetic",
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="dpsgd",
+            help="Also train LR, MLP and CNN with DP-SGD on --train: one more use of the data.",
+        ),
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Of each classifier of the baseline; default the run's.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="The baseline's; default the run's.")] = None,
+    baseline_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Private folder of the baseline's ledgers, statements and weights; default "
+            "private/baselines of a run, else baselines in --cache.",
+        ),
+    ] = None,
     inception: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH|download",
+            metavar="PATH|download|none",
             help="FID's network, inception-2015-12-05.pt; looked for in $DPDM_DATA/inception and "
             "in the cache.",
         ),
@@ -57,7 +89,8 @@ def evaluate_command(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Private folder that keeps features and distances; of a run: private/cache.",
+            help="Private folder that keeps classifiers, features and distances; of a run: "
+            "private/cache.",
         ),
     ] = None,
     json_file: Annotated[
@@ -67,13 +100,14 @@ def evaluate_command(
     """Measure synthetic images against real ones. The result is private."""
     import json
 
-    from dpdm.evaluation import AVAILABLE_METRICS, evaluate, without_pictures
+    from dpdm.evaluation import AVAILABLE_METRICS, baseline_note, evaluate, without_pictures
     from dpdm.release.files import write_text
 
     run = _run(synthetic)
     asked = [name.strip() for name in metrics.split(",")]
     if cache is None and run is not None:
         cache = run.folder.private / "cache"
+    wanted = _baseline(run, baseline, epsilon, delta, baseline_out, cache)
     test_set = _open(run, test)
     with display() as shown:
         result: dict[str, Any] = dict(
@@ -83,6 +117,9 @@ def evaluate_command(
                 test=test_set,
                 metrics=AVAILABLE_METRICS if asked == ["all"] else asked,
                 seeds=seeds,
+                classifiers=[name.strip() for name in classifiers.split(",")],
+                selection=cast("Selection", selection),
+                baseline=wanted,
                 inception=inception,
                 features=features or (),
                 cache=cache,
@@ -90,12 +127,16 @@ def evaluate_command(
             )
         )
     if run is not None:
-        _keep(run, result)
+        from dpdm.pipeline import keep_evaluation
+
+        keep_evaluation(run, result)
     shared = without_pictures(result)
     if json_file is not None and str(json_file) != "-":
         write_text(json_file, json.dumps(shared, indent=2) + "\n")
     elif json_file is not None:
         print_json(shared)
+        if wanted is not None:
+            note(baseline_note(shared["baseline"]))
         return
     note("measured on real images without noise: keep it private")
     _print(shared)
@@ -139,28 +180,52 @@ def _open(run: Run | None, spec: str | None) -> Dataset | None:
     return open_dataset(spec) if run is None else open_with(run.config, spec)
 
 
-def _keep(run: Run, result: Mapping[str, Any]) -> None:
-    """Adds the result to ``private/evaluation.json``."""
-    import json
+def _baseline(
+    run: Run | None,
+    method: str | None,
+    epsilon: float | None,
+    delta: float | None,
+    folder: Path | None,
+    cache: Path | None,
+) -> Baseline | None:
+    """What to compare with; what was not given is the run's."""
+    if method is None:
+        if epsilon is not None or delta is not None or folder is not None:
+            raise RequestError(
+                "--epsilon, --delta and --baseline-out belong to a baseline; add --baseline dpsgd"
+            )
+        return None
+    from dpdm.evaluation import Baseline
+    from dpdm.training import images_per_unit
 
-    from dpdm.evaluation import added
-    from dpdm.pipeline import read_evaluation
-    from dpdm.release.files import write_text
+    if folder is None and run is not None:
+        folder = run.folder.private / "baselines"
+    elif folder is None and cache is not None:
+        folder = cache / "baselines"
+    if folder is None:
+        raise RequestError(
+            "--baseline dpsgd writes ledgers and weights; give a private folder, --baseline-out DIR"
+        )
+    unit, images = "image", 1
+    if run is not None:
+        unit, images = run.config.privacy.unit, images_per_unit(run.config)
+        epsilon = _spent(run) if epsilon is None else epsilon
+        delta = run.config.privacy.delta if delta is None else delta
+    if epsilon is None or delta is None:
+        raise RequestError("--baseline dpsgd needs --epsilon E and --delta D of its promise")
+    return Baseline(epsilon, delta, folder, unit, images, method)
 
-    whole = added(read_evaluation(run) or {}, result)
-    write_text(run.folder.private / "evaluation.json", json.dumps(whole, indent=2) + "\n")
+
+def _spent(run: Run) -> float | None:
+    """The epsilon that a run was planned for, or what it spent where it stopped earlier."""
+    statement = run.statement()
+    own = statement.get("this_run", statement)["epsilon"]
+    planned = run.config.privacy.epsilon
+    return planned if own is None or own > 0.99 * planned else float(own)
 
 
 def _print(result: Mapping[str, Any]) -> None:
-    if "accuracy" in result:
-        spread = result.get("accuracy_spread", {})
-        table(
-            ("classifier", "accuracy", "spread"),
-            [
-                (name.upper(), f"{value:.4f}", f"{spread[name]:.4f}" if name in spread else "")
-                for name, value in result["accuracy"].items()
-            ],
-        )
+    print_accuracies(result)
     rows = list(_measures(result))
     if rows:
         table(("measure", "value", "spread"), rows)

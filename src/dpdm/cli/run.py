@@ -58,7 +58,7 @@ def run_command(
     """Train, sample, evaluate and report: everything, into one folder."""
     config = load(source, settings)
     dataset = open_training_data(config, data)
-    test_set = _test_set(config, data, test)
+    test_set = find_test_data(config, data, test)
     from dpdm import pipeline
 
     if test_set is not None:
@@ -115,21 +115,26 @@ def _train(
     )
 
 
-def _test_set(config: Config, data: str | None, test: str | None) -> Dataset | None:
+def find_test_data(config: Config, data: str | None, test: str | None) -> Dataset | None:
     """The test images: --test, or the @test part of the training data where it has one."""
     if not config.evaluation.classifiers:
         return None
+    spec = test_spec(config, data, test)
     if test is not None:
-        found = open_with(config, test)
+        found = open_with(config, spec)
         if not found.classes:
             raise RequestError(f"--test {test}: has no labels, which classifiers need")
         return found
-    spec = data or config.data.spec or ""
     try:
-        found = open_with(config, spec.removesuffix("@train") + "@test")
+        found = open_with(config, spec)
     except RequestError:
         return None
     return found if found.classes else None
+
+
+def test_spec(config: Config, data: str | None, test: str | None) -> str:
+    """What is opened as test images."""
+    return test or (data or config.data.spec or "").removesuffix("@train") + "@test"
 
 
 def _summary(

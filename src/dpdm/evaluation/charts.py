@@ -14,18 +14,31 @@ _MOST_POINTS = 300
 _SMOOTH_FROM = 30
 
 
-def line_chart(points: Points, *, label: str, x_label: str, y_label: str) -> Markup:
+def line_chart(
+    points: Points,
+    *,
+    label: str,
+    x_label: str,
+    y_label: str,
+    level: tuple[float, str] | None = None,
+    from_zero: bool = False,
+) -> Markup:
     """A chart of (x, y) points in rising x, with axes; ``label`` is its text for screen readers.
 
     Points that are not finite are left out. Long series are averaged into 300 points. From 30
     points on, a running mean is drawn over the faint series. The y axis is logarithmic where
-    positive values span more than a factor of 30. Returns an <svg> element; empty without points.
+    positive values span more than a factor of 30, unless it is to start at 0 (``from_zero``).
+    ``level`` is a value with its name, drawn as a dashed line across. Returns an <svg> element;
+    empty without points.
     """
     points = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
     if not points:
         return Markup()
     points = _thinned(points)
-    low, high = min(y for _, y in points), max(y for _, y in points)
+    values = [y for _, y in points] + ([] if level is None else [level[0]])
+    low, high = min(values), max(values)
+    if from_zero:
+        low = min(0.0, low)
     logarithmic = low > 0 and high / low > 30
     y_ticks = _log_ticks(low, high) if logarithmic else _ticks(low, high)
     x_ticks = _ticks(points[0][0], points[-1][0], whole=True)
@@ -45,6 +58,10 @@ def line_chart(points: Points, *, label: str, x_label: str, y_label: str) -> Mar
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = []
+    if level is not None:
+        y = up(level[0])
+        parts.append(f'<path class="level" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
+        parts.append(f'<text x="{_LEFT + 4}" y="{y + 14:.1f}">{escape(level[1])}</text>')
     drawn = [(across(x), up(y)) for x, y in points]
     if len(drawn) >= _SMOOTH_FROM:
         parts.append(f'<path class="faint" d="{_path(drawn)}"/>')

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpdm.errors import RequestError
-from dpdm.evaluation.checks import Images
+from dpdm.evaluation.checks import DatasetLike, Images
 from dpdm.evaluation.distances import Measuring
 from dpdm.evaluation.features import PIXELS, Extractor, FeatureSet, extract
 from dpdm.evaluation.figures import png_bytes, sample_grid
@@ -41,6 +41,11 @@ class Space:
 
     extractor: Extractor
     held_out: NDArray[np.intp]
+
+
+def enough_held_out(test: DatasetLike) -> bool:
+    """Whether a test set is a hold-out that memorisation can be measured with, in pixels."""
+    return len(test.private_images) >= FEWEST_HELD_OUT
 
 
 def measure_memorisation(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from dpdm.diffusion.trajectory import Trajectory
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -43,12 +46,17 @@ class ReportContent:
     classes: tuple[str, ...] = ()
     sample_count: int | None = None
     """Number of images in ``samples.npz``; None: as many as given here."""
+    trajectory: Trajectory | None = None
+    """Images on their way from noise, drawn from the release's model alone; in both versions."""
+    data: str = ""
+    """Title of the real data set, by which published figures are found; private."""
     stages: tuple[Stage, ...] = ()
     history: tuple[Mapping[str, Any], ...] = ()
     """One mapping per recorded step: ``step``, ``loss``, ``epsilon`` (None where nothing is
     spent), ``phase``; private, because the losses are."""
     evaluation: Mapping[str, Any] | None = None
-    """As ``dpdm.evaluation.Evaluation``; private."""
+    """As ``dpdm.evaluation.Evaluation``, and ``baseline`` where classifiers were trained with
+    DP-SGD on the real images (``epsilon``, ``accuracy``); private."""
     audit: Mapping[str, Any] | None = None
     """As ``dpdm privacy audit --json`` prints it; private."""
     cost: Mapping[str, Any] = field(default_factory=dict)

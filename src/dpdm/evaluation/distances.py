@@ -19,9 +19,8 @@ from dpdm.evaluation.metrics.manifold import (
     synthetic_radii,
 )
 from dpdm.evaluation.metrics.neighbours import Inside, Neighbours, inside_balls, nearest
+from dpdm.evaluation.progress import ProgressCallback
 from dpdm.evaluation.store import Store, content_hash
-
-ProgressCallback = Callable[[str, int, int], None]
 
 _PIECE = 8192
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from dpdm.errors import RequestError
+from dpdm.evaluation.baselines import Baseline, baseline_note, check_baseline, measure_baseline
 from dpdm.evaluation.by_features import OF_FEATURES, RealSets, measure_features
 from dpdm.evaluation.checks import (
     DatasetLike,
@@ -18,13 +18,18 @@ from dpdm.evaluation.checks import (
     check_together,
     open_synthetic,
 )
-from dpdm.evaluation.classification import classifier_notes, measure_classifiers
+from dpdm.evaluation.classification import (
+    Protocol,
+    Selection,
+    classifier_notes,
+    classifiers_asked,
+    measure_classifiers,
+)
+from dpdm.evaluation.classifiers import CLASSIFIER_NAMES
 from dpdm.evaluation.distances import Measuring
 from dpdm.evaluation.features import INCEPTION_ABSENT, Extractor, find_inception
+from dpdm.evaluation.progress import ProgressCallback
 from dpdm.evaluation.store import Store
-
-ProgressCallback = Callable[[str, int, int], None]
-"""Called with (what is being done, units done, units in all)."""
 
 DEFAULT_METRICS = ("classifiers",)
 
@@ -49,7 +54,16 @@ class Evaluation(TypedDict, total=False):
     all seeds together; of at most 100 classes."""
     seeds: int
     seconds: dict[str, float]
-    """Training time of each classifier, all seeds together."""
+    """Training time of each classifier, all seeds together, as it was measured when trained."""
+    selection: str
+    """``synthetic`` or ``test``; ``accuracy`` is chosen on held-out synthetic images in both."""
+    accuracy_chosen_on_test: dict[str, float]
+    """Only with ``selection=test``: the literature's optimistic figure, the best epoch by the real
+    test images themselves, mean over seeds. Never below ``accuracy``."""
+    baseline: dict[str, Any]
+    """``method``, ``epsilon``, ``delta``, ``accuracy``, ``accuracy_spread``, what was spent
+    (``epsilon_spent`` by each classifier, ``epsilon_composed`` by all in the folder),
+    ``settings``; ``difference`` of ``accuracy`` to its own."""
     fid: float
     """Against the training set, with the Inception network; ``fd-NAME`` with another."""
     kid: float
@@ -87,6 +101,9 @@ def evaluate(
     metrics: Iterable[str] = DEFAULT_METRICS,
     seeds: int = 1,
     seed: int = 0,
+    classifiers: str | Sequence[str] = CLASSIFIER_NAMES,
+    selection: Selection = "synthetic",
+    baseline: Baseline | None = None,
     inception: str | None = None,
     features: Sequence[str | Extractor] = (),
     cache: Path | None = None,
@@ -98,17 +115,21 @@ def evaluate(
     a file of samples. train: the real training set; test: the real test set, which is also the
     hold-out of ``memorisation``. metrics: any of ``AVAILABLE_METRICS``.
     seeds: how many times the classifiers with randomness in them are trained; seed: the first.
-    inception: path of the Inception network, or "download"; by default it is looked for in
+    classifiers: any of ``AVAILABLE_CLASSIFIERS``. selection: with "test", the accuracy of epochs
+    chosen by the test set itself stands beside the honest one, as ``accuracy_chosen_on_test``.
+    baseline: also trains the paper's classifiers on ``train`` with DP-SGD, and compares.
+    inception: path of the Inception network, "download" or "none"; by default it is looked for in
     ``$DPDM_DATA/inception/`` and in the cache. features: other networks to compare by, paths of
     TorchScript files, "cnn", "pixels", or extractors.
-    cache: a private folder that keeps features and distances, so that a second call resumes.
+    cache: a private folder that keeps classifiers, features and distances, so that a second call
+    resumes.
 
     Raises RequestError where a metric is unknown or lacks what it needs, or where the sets do not
     belong together: image shapes, class names, labels outside the test set's classes.
     """
     asked = check_metrics(metrics)
-    if seeds < 1:
-        raise RequestError(f"seeds is {seeds}; train the classifiers at least once (seeds >= 1)")
+    protocol = Protocol(classifiers_asked(classifiers), seeds, seed, selection)
+    training = None if baseline is None else check_baseline(baseline, train, test, protocol.names)
     images, labels, names = open_synthetic(synthetic)
     check_needs(asked, labels is not None, train, test)
     _check_sets(images.shape[1:], names, train, test)
@@ -116,16 +137,30 @@ def evaluate(
         check_labels(labels, len(test.classes))
 
     result: dict[str, Any] = {"synthetic_images": len(images), "notes": []}
+    store = Store(cache)
     if "classifiers" in asked:
         assert labels is not None
         assert test is not None
-        result |= measure_classifiers(images, labels, test, seeds, seed, progress)
-        result["notes"] += classifier_notes(labels, test.classes, seeds)
+        result |= measure_classifiers(images, labels, test, protocol, store, progress)
+        result["notes"] += classifier_notes(
+            labels, test.classes, protocol, result.get("accuracy_chosen_on_test")
+        )
+    if baseline is not None and training is not None:
+        assert test is not None
+        found = measure_baseline(baseline, training, test, protocol, progress)
+        accuracy = result.get("accuracy", {})
+        found["difference"] = {
+            name: accuracy[name] - value
+            for name, value in found["accuracy"].items()
+            if name in accuracy
+        }
+        result["baseline"] = found
+        result["notes"].append(baseline_note(found))
     if set(asked) & set(OF_FEATURES):
-        found = find_inception(inception, _of_bytes(progress))
-        measuring = Measuring(Store(cache), progress)
+        network = find_inception(inception, _of_bytes(progress))
+        measuring = Measuring(store, progress)
         sets = RealSets(train, test)
-        measure_features(result, asked, (images, labels), sets, features, found, measuring)
+        measure_features(result, asked, (images, labels), sets, features, network, measuring)
     result["notes"] = result.pop("notes")  # last, where a person reads the file
     return cast(Evaluation, result)
 

@@ -12,6 +12,8 @@ _CLASSIFIERS = {
     "lr": ("Logistic regression", "on pixels"),
     "mlp": ("MLP", "one hidden layer of 100"),
     "cnn": ("CNN", "three convolutions"),
+    "resnet": ("ResNet", "six residual blocks"),
+    "wrn": ("Wide ResNet", "three wide residual blocks"),
 }
 
 

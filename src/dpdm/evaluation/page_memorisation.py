@@ -54,7 +54,7 @@ def _space(name: str, entry: Mapping[str, Any]) -> SpaceView:
         name=name,
         rows=(
             (
-                f"Near-copies of training images (chance {entry['near_copies_p']:.2g})",
+                f"Near-copies of training images (p = {entry['near_copies_p']:.2g})",
                 percent(entry["near_copies"]),
                 "1% at most",
             ),
@@ -74,7 +74,7 @@ def _space(name: str, entry: Mapping[str, Any]) -> SpaceView:
                 percent(entry["closer_to_train_expected"]),
             ),
             (
-                f"Membership inference, AUC (chance {entry['membership_p']:.2g})",
+                f"Membership inference, AUC (p = {entry['membership_p']:.2g})",
                 f"{entry['membership_auc']:.3f}",
                 "0.5",
             ),
@@ -98,7 +98,10 @@ def _pair(pair: Mapping[str, Any]) -> PairView:
             f"Three images: sample {pair['synthetic']}, training image {pair['train']} at distance "
             f"{distance}, and the nearest held-out image at distance {other}"
         ),
-        caption=f"{distance} / {other}{', near-copy' if pair['near_copy'] else ''}",
+        caption=(
+            f"{distance} to training, {other} to held-out"
+            f"{': near-copy' if pair['near_copy'] else ''}"
+        ),
     )
 
 

@@ -1,7 +1,7 @@
 """The privacy statement as the report shows it: the promise, its meaning, and what it rests on."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,11 @@ class StatementView:
     attacks_from_curve: bool
     """Whether these come from the mechanisms' trade-off curve, not from epsilon and delta alone."""
     attacks_chart: Markup
+    attack_brief: tuple[str, str] | None
+    """Members found at most, and at which rate of false alarms: the one to name first."""
+    guessed: str | None
+    """How often the best attacker is right at most about a unit that was in with probability
+    one half."""
     attacks_hardly_bounded: bool
     """Whether half of the members or more may be found at a false-alarm rate of 1%."""
     mechanisms: tuple[tuple[str, str, str], ...]
@@ -86,16 +91,19 @@ def statement_view(statement: Mapping[str, Any]) -> StatementView:
         not_covered=sentences(statement.get("not_covered")),
         treated_as_public=sentences(statement.get("treated_as_public")),
         limits=sentences(statement.get("limits")),
-        attacks=tuple(
-            (f"{100 * row['false_positive_rate']:g}%", percent_up(row["true_positive_rate"]))
-            for row in rates
-        ),
+        attacks=tuple(_attack(row) for row in rates),
         attacks_from_curve="from" in bounds,
         attacks_chart=rates_chart(
             [(f, t) for f, t in bounds.get("curve") or ()],
             label="The most members that can be found, against the false alarms allowed",
             x_label="false alarms allowed, %",
             y_label="found, at most, %",
+        ),
+        attack_brief=_brief(rates),
+        guessed=(
+            percent_up((1 + bounds["advantage_at_most"]) / 2)
+            if "advantage_at_most" in bounds
+            else None
         ),
         attacks_hardly_bounded=bool(rates) and weak(bounds),
         mechanisms=tuple(
@@ -104,6 +112,18 @@ def statement_view(statement: Mapping[str, Any]) -> StatementView:
         ),
         facts=_facts(statement, guaranteed),
     )
+
+
+def _attack(row: Mapping[str, float]) -> tuple[str, str]:
+    return f"{100 * row['false_positive_rate']:g}%", percent_up(row["true_positive_rate"])
+
+
+def _brief(rates: Sequence[Mapping[str, float]]) -> tuple[str, str] | None:
+    for row in rates:
+        if row["false_positive_rate"] == 0.01:
+            alarms, found = _attack(row)
+            return found, alarms
+    return None
 
 
 def _in_words(statement: Mapping[str, Any], guaranteed: bool) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ def release_part(content: ReportContent) -> ReportContent:
         labels=content.labels,
         classes=content.classes,
         sample_count=content.sample_count,
+        trajectory=content.trajectory,
     )
 
 

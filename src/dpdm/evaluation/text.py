@@ -80,7 +80,8 @@ def readable_key(key: str) -> str:
     text = key.replace("_", " ").strip()
     for unit in (" seconds", " bytes"):
         text = text.removesuffix(unit)
-    return {"seconds": "Time", "bytes": "Size"}.get(text, text[:1].upper() + text[1:])
+    known = {"seconds": "Time", "bytes": "Size", "dp sgd steps": "DP-SGD steps"}
+    return known.get(text, text[:1].upper() + text[1:]).replace("gpu", "GPU")
 
 
 def quantity(key: str, value: Any) -> str:

@@ -4,12 +4,14 @@ from dpdm.release.build import build_denoiser
 from dpdm.release.files import RELEASE_FILES, find_release, write_release_model
 from dpdm.release.model import Model, load
 from dpdm.release.precision import autocast_dtype
+from dpdm.release.trajectory import draw_trajectory
 
 __all__ = [
     "RELEASE_FILES",
     "Model",
     "autocast_dtype",
     "build_denoiser",
+    "draw_trajectory",
     "find_release",
     "load",
     "write_release_model",

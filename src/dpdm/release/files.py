@@ -31,7 +31,12 @@ _FORMAT = 1
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically: temporary file, fsync, rename.
+    """Writes a text file atomically; see ``write_bytes``."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically: temporary file, fsync, rename.
 
     Raises:
         DpdmError: the file cannot be written (disk full, no permission).
@@ -39,8 +44,8 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

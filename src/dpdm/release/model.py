@@ -19,6 +19,7 @@ from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.generate import generate
 from dpdm.diffusion.images import to_uint8
 from dpdm.diffusion.mixture import Mixture
+from dpdm.diffusion.samplers import Callback
 from dpdm.errors import DpdmError, RequestError
 from dpdm.networks import load_into, load_weights
 from dpdm.release.build import build_denoiser
@@ -116,11 +117,13 @@ class Model:
         batch_size: int | None = None,
         device: str | torch.device | None = None,
         progress: Progress | None = None,
+        watch: Callback | None = None,
     ) -> tuple[Images, Labels]:
         """Draws images uint8 (count, H, W, C) and labels int64 (count,), -1 where unlabelled.
 
         A prior alone is drawn from directly, unless a sampler is named: its distribution is known
         in closed form. ``None`` takes the release's own setting. Without a seed, the draw is fresh.
+        ``watch`` is told of every sampler step, as ``dpdm.diffusion.samplers`` has it.
 
         Raises:
             RequestError: count below 1, unknown sampler, label or settings, guidance without
@@ -167,6 +170,7 @@ class Model:
             batch_size=size,
             device=place,
             progress=progress,
+            watch=watch,
         )
         return images, drawn
 

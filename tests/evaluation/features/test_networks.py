@@ -190,6 +190,7 @@ def test_the_file_is_found_in_both_folders_and_checked(tmp_path, monkeypatch, va
     found = find_inception()
     assert (found.name, found.frechet, found.kernel) == ("inception", "fid", "kid")
     assert "not the published" not in found.description
+    assert find_inception("none") is None
 
 
 def test_a_given_file_with_another_checksum_is_used_and_says_so(tmp_path):

@@ -40,6 +40,17 @@ def naive(real, synthetic):
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
+def test_the_package_of_density_and_coverage_agrees(shift):
+    prdc = pytest.importorskip("prdc", reason="the package of Naeem et al. is not installed")
+    draws = np.random.default_rng(1)
+    real, synthetic = draws.normal(size=(200, 8)), draws.normal(shift, 0.8, size=(150, 8))
+    found = measured(real, synthetic)
+    by_3, by_5 = (prdc.compute_prdc(real, synthetic, nearest_k=k) for k in (3, 5))
+    expected = by_3["precision"], by_3["recall"], by_5["density"], by_5["coverage"]
+    assert (found.precision, found.recall, found.density, found.coverage) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
 def test_the_definitions_agree(shift):
     draws = np.random.default_rng(0)
     real, synthetic = draws.normal(size=(60, 4)), draws.normal(shift, 0.8, size=(45, 4))

@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpdm.errors import DpdmError
+from dpdm.evaluation.progress import ProgressCallback
 from dpdm.evaluation.store import Store, content_hash
 
 Images = NDArray[np.uint8]
 Features = NDArray[np.float32]
 Compute = Callable[[Images], Features]
-ProgressCallback = Callable[[str, int, int], None]
-
 INCEPTION = "inception"
 _CHUNK = 1000
 

@@ -20,11 +20,12 @@ from dpdm.data.download import (
 from dpdm.data.paths import user_path
 from dpdm.errors import DpdmError, RequestError
 from dpdm.evaluation.features.extractor import INCEPTION, Extractor
-from dpdm.evaluation.features.torchscript import file_digest, open_network
+from dpdm.evaluation.features.torchscript import network_fingerprint, open_network
 
 FILE = "inception-2015-12-05.pt"
 SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 DOWNLOAD = "download"
+NO_INCEPTION = "none"
 REMOTE = Remote(
     FILE,
     (f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{FILE}",),
@@ -40,11 +41,14 @@ INCEPTION_ABSENT = (
 def find_inception(given: str | None = None, progress: Progress | None = None) -> Extractor | None:
     """The network by path, or from ``$DPDM_DATA/inception/`` or the cache; None where it is not.
 
-    given: a path, or "download", which fetches the file into the cache unless it is there.
+    given: a path; "download", which fetches the file into the cache unless it is there; or "none",
+    which leaves it out though it may be there.
     A given file with another SHA-256 is used, and its description says that it is another.
     Raises RequestError where the given file does not exist, DpdmError where a file that was found
     is not the published one or the download fails.
     """
+    if given == NO_INCEPTION:
+        return None
     if given is not None and given != DOWNLOAD:
         path = user_path(given)
         if not path.is_file():
@@ -63,7 +67,7 @@ def find_inception(given: str | None = None, progress: Progress | None = None) -
 
 def _opened(path: Path) -> Extractor:
     found = open_network(path, INCEPTION)
-    official = file_digest(path) == SHA256
+    official = found.fingerprint == network_fingerprint(SHA256)
     description = (
         "the Inception network of FID (2015-12-05)"
         if official

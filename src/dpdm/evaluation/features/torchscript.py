@@ -40,7 +40,8 @@ def open_network(path: Path, name: str | None = None) -> Extractor:
         if name in _RESERVED:
             raise RequestError(f"--features {path}: {name} names another network; rename the file")
     try:
-        digest = file_digest(path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
@@ -67,17 +68,16 @@ def from_module(
     classes = {"no_output_bias": True} if "no_output_bias" in known else {}
     return Extractor(
         name=name,
-        fingerprint=f"network {fingerprint}",
+        fingerprint=network_fingerprint(fingerprint),
         description=description or f"the network {name}",
         compute=_batched(module, features, name),
         probabilities=_as_probabilities(_batched(module, classes, name)) if features else None,
     )
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def network_fingerprint(own: str) -> str:
+    """The fingerprint of an extractor that is a network; of a file's, ``own`` is its SHA-256."""
+    return f"network {own}"
 
 
 def _arguments(module: nn.Module) -> set[str]:
