@@ -88,14 +88,19 @@ def stage_file(run: Run, stage: str) -> Path:
 
 
 @dataclass(frozen=True)
-class _StageModel:
+class StageModel:
+    """A model of one stage of a run, as it would have been released."""
+
     name: str
     description: str
     model: Model
 
 
-def _stage_models(run: Run) -> list[_StageModel]:
-    """The prior alone, after warm-up, after DP-SGD: those of the three that this run has."""
+def stage_models(run: Run) -> list[StageModel]:
+    """The prior alone, before and after DP-SGD, with labeller: those that this run has.
+
+    The last one is the release.
+    """
     final, config = run.model(), run.config
     stages = []
     trained = config.training.steps > 0 and run.folder.read_state().get("steps_done", 0) > 0
@@ -108,29 +113,31 @@ def _stage_models(run: Run) -> list[_StageModel]:
         )
         denoiser = build_denoiser(alone, final.image_shape, len(final.classes), final.mixture)
         stages.append(
-            _StageModel(
+            StageModel(
                 "Prior alone",
                 "drawn from the Gaussians fitted to noised statistics",
-                replace(final, denoiser=denoiser.eval()),
+                replace(final, denoiser=denoiser.eval(), labeller=None),
             )
         )
-    if config.warmup.steps and run.folder.warmed_up.is_file():
+    if (config.warmup.steps or config.network.init) and run.folder.warmed_up.is_file():
         denoiser = build_denoiser(config, final.image_shape, len(final.classes), final.mixture)
         assert isinstance(denoiser, Denoiser)
         tensors, _ = load_weights(run.folder.warmed_up)
         load_into(denoiser.network, tensors)
-        stages.append(
-            _StageModel(
-                "After warm-up",
-                "the network after training on samples of the prior",
-                replace(final, denoiser=denoiser.eval().requires_grad_(False)),
-            )
-        )
+        before = replace(final, denoiser=denoiser.eval().requires_grad_(False), labeller=None)
+        if config.warmup.steps:
+            what = ("After warm-up", "the network after training on samples of the prior")
+        else:
+            what = ("Pretrained", "the network before any gradient of a private image")
+        stages.append(StageModel(*what, before))
     if trained:
-        stages.append(
-            _StageModel("After DP-SGD", "the released model: gradient steps on real images", final)
-        )
-    return stages
+        after = "gradient steps on real images"
+        stages.append(StageModel("After DP-SGD", after, replace(final, labeller=None)))
+    if final.labeller is not None:
+        relabelled = "the labeller finds each label's class in its image"
+        stages.append(StageModel("With labeller", relabelled, final))
+    last = stages.pop()
+    return [*stages, replace(last, description=f"the released model: {last.description}")]
 
 
 def evaluate_run(
@@ -155,10 +162,10 @@ def evaluate_run(
     )
     if settings.memorisation and enough_held_out(test):
         result = added(result, _closeness(samples, train, test))
-    stages = _stage_models(run) if settings.stages else []
+    stages = stage_models(run) if settings.stages else []
     measured = []
     for stage in stages:
-        if stage.name == "After DP-SGD" or len(stages) == 1:
+        if stage is stages[-1]:
             images, labels, accuracy = *samples, result["accuracy"]
         else:
             images, labels = _sample(stage.model, run, f"sampling: {stage.name.lower()}", progress)

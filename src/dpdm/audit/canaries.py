@@ -7,7 +7,7 @@ is the worst unit the promise speaks of: all it may contribute, where nobody els
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 
 from dpdm.data import Dataset
-from dpdm.privacy import Gradients, PrivateUnits
+from dpdm.privacy import OuterProducts, PrivateUnits
+from dpdm.privacy.gradients import PerUnit
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -110,13 +111,14 @@ class CanaryUnits(PrivateUnits):
 
     def _gradients(
         self, door: object, units: Integers, images: int, random: Any, function: Any
-    ) -> tuple[torch.Tensor, Gradients]:
+    ) -> tuple[torch.Tensor, Mapping[str, PerUnit]]:
         stand_in = self._stand_in(door, units)
         losses, gradients = self._real._gradients(door, stand_in, images, random, function)
         rows = np.flatnonzero(units != stand_in)
         who = self._members[units[rows] - self._real._count(door)]
         for gradient in gradients.values():
-            gradient[torch.from_numpy(rows)] = 0.0
+            whole = gradient.left if isinstance(gradient, OuterProducts) else gradient
+            whole[torch.from_numpy(rows)] = 0.0
         width = self._canaries.count + self._canaries.blanks
         own = torch.zeros(len(units), width, device=losses.device)
         own[torch.from_numpy(rows), torch.from_numpy(who)] = _LOUD

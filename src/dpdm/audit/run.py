@@ -27,14 +27,15 @@ from dpdm.audit.checks import Check, all_checks
 from dpdm.config import Config
 from dpdm.data import Dataset
 from dpdm.data.catalogue import NAMED
-from dpdm.diffusion.configs import dm_config
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.views import draw_views
 from dpdm.errors import RequestError
+from dpdm.networks import Labeller
 from dpdm.privacy import Ledger
 from dpdm.release import build_denoiser
+from dpdm.release.build import diffusion_of
 from dpdm.training.draws import keyed_generator
 from dpdm.training.events import Callback
 from dpdm.training.folder import open_run_folder
@@ -223,6 +224,13 @@ class _AuditedTrainer(Trainer):
         denoiser.network.register_parameter(ENTRY, own)
         return super()._train(denoiser, mixture)
 
+    def _fresh_labeller(self) -> Labeller:
+        labeller, witness = super()._fresh_labeller(), self.session.witness  # type: ignore[attr-defined]
+        width = witness.canaries.count + witness.canaries.blanks
+        own = torch.nn.Parameter(torch.zeros(width), requires_grad=False)
+        labeller.register_parameter(ENTRY, own)
+        return labeller
+
     def _release(
         self, network: dict[str, torch.Tensor] | None, mixture: Mixture | None, *_: object
     ) -> None:
@@ -285,7 +293,7 @@ def _audited_run(
 @torch.no_grad()
 def _losses(trainer: _AuditedTrainer, family: ImageCanaries) -> Array:
     """(m,) denoising loss of the trained model on each image, over views the same for all."""
-    denoiser, settings = trainer.denoiser.eval(), dm_config(trainer.config.diffusion.config)
+    denoiser, settings = trainer.denoiser.eval(), diffusion_of(trainer.config)
     place, shape = trainer.device, trainer.facts.image_shape
     images = to_model_space(torch.from_numpy(np.array(family.images)).to(place), place)
     labels = None if family.labels is None else torch.from_numpy(family.labels).to(place)

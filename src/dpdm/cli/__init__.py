@@ -11,7 +11,7 @@ import sys
 import typer
 
 from dpdm import __version__
-from dpdm.cli import data, evaluate, privacy, run, sample, sweep
+from dpdm.cli import data, evaluate, pretrain, privacy, run, sample, sweep
 from dpdm.cli.memory import keep_freed_memory
 from dpdm.errors import DpdmError
 
@@ -48,7 +48,7 @@ def _root(
     pass
 
 
-for module in (run, sample, evaluate, sweep):
+for module in (run, sample, evaluate, sweep, pretrain):
     module.register(app)
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(data.app, name="data")

@@ -115,7 +115,7 @@ class Display:
         seconds = sum(pair[0] for pair in self._rates)
         rate = sum(pair[1] for pair in self._rates) / max(seconds, 1e-9)
         spent = "" if self._epsilon is None else f"epsilon {self._epsilon:.3g}  "
-        secret = " (private)" if record.phase == "DP-SGD" else ""
+        secret = " (private)" if record.phase in ("DP-SGD", "labeller") else ""
         self.update(
             record.phase,
             record.step,

@@ -118,6 +118,22 @@ class PriorConfig(_Section):
     )
 
 
+class LabellerConfig(_Section):
+    """A classifier trained on the private images with DP-SGD, which labels the samples.
+
+    Softmax regression on scattering features: few weights, which DP-SGD learns well.
+    """
+
+    enabled: bool = False
+    share: Annotated[Real, Field(gt=0, lt=1)] = Field(
+        0.2, description="share of epsilon for the labeller"
+    )
+    epochs: Positive = Field(20.0, description="expected passes over the data; steps = epochs / q")
+    batch_size: PositiveCount = Field(4096, description="expected units per step")
+    learning_rate: Positive = Field(4.0, description="of momentum SGD, at max_grad_norm 0.1")
+    max_grad_norm: Positive = 0.1
+
+
 class WarmupConfig(_Section):
     """Training on samples of the prior, before any private gradient: post-processing."""
 
@@ -135,6 +151,17 @@ class DiffusionConfig(_Section):
         "auto",
         description="what the network corrects: c_skip x or the prior; auto: prior if enabled",
     )
+    sigma_range: tuple[Positive, Positive] | None = Field(
+        None,
+        description="train between these noise levels only, for samples that start from the prior; "
+        "unset, all of the DM config's",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.sigma_range is not None and self.sigma_range[0] >= self.sigma_range[1]:
+            raise ValueError("sigma_range: the first noise level must be below the second")
+        return self
 
 
 class NetworkConfig(_Section):
@@ -153,6 +180,11 @@ class NetworkConfig(_Section):
     )
     label_dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(
         0.1, description="share of views trained without their label, for guidance"
+    )
+    init: str | None = Field(
+        None,
+        description="first weights: procedural (pretrained on images made by code, shipped), or a "
+        "file of `dpdm pretrain`; unset, random",
     )
 
 
@@ -196,6 +228,9 @@ class SamplerSettings(_Section):
     """One way to sample; names and units of Karras et al. 2022, Algorithm 2."""
 
     sampler: SamplerName = "churn"
+    start: Literal["noise", "prior"] = Field(
+        "noise", description="begin with noise alone, or with the prior's samples and noise on them"
+    )
     steps: PositiveCount = 40
     guidance: NonNegative = 0.0
     sigma_min: Positive = 0.002
@@ -249,6 +284,7 @@ class Config(_Section):
     privacy: PrivacyConfig = PrivacyConfig()
     views: ViewsConfig = ViewsConfig()
     prior: PriorConfig = PriorConfig()
+    labeller: LabellerConfig = LabellerConfig()
     warmup: WarmupConfig = WarmupConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     network: NetworkConfig = NetworkConfig()
@@ -260,9 +296,14 @@ class Config(_Section):
     def _consistent(self) -> Self:
         if self.diffusion.base == "prior" and not self.prior.enabled:
             raise ValueError("diffusion.base=prior needs prior.enabled=true")
-        if self.training.steps == 0 and not self.prior.enabled and self.warmup.steps == 0:
+        if self.training.steps == 0 and not self.prior.enabled:
             raise ValueError(
                 "training.steps=0 with prior.enabled=false releases nothing; set one of them"
+            )
+        if self.network.init is not None and self.prior.enabled and self.diffusion.base != "skip":
+            raise ValueError(
+                f"network.init={self.network.init}: a pretrained network corrects c_skip x, not "
+                "the prior; set diffusion.base=skip"
             )
         most = self.privacy.max_images_per_unit
         if most is not None and (self.privacy.unit == "image" or most > self.views.count):
@@ -274,4 +315,19 @@ class Config(_Section):
             raise ValueError(
                 "warmup.steps needs prior.enabled=true: there is nothing to warm up on"
             )
+        named = {f"sampling.alternatives.{n}": s for n, s in self.sampling.alternatives.items()}
+        for key, settings in {"sampling": self.sampling, **named}.items():
+            self._check_sampling(key, settings)
         return self
+
+    def _check_sampling(self, key: str, settings: SamplerSettings) -> None:
+        if settings.start == "prior" and not self.prior.enabled:
+            raise ValueError(f"{key}.start=prior needs prior.enabled=true")
+        if self.diffusion.sigma_range is None:
+            return
+        low, high = self.diffusion.sigma_range
+        if settings.sigma_max > high or settings.sigma_min < low:
+            raise ValueError(
+                f"{key}.sigma_min={settings.sigma_min:g} to sigma_max={settings.sigma_max:g} goes "
+                f"beyond diffusion.sigma_range={low:g},{high:g}: the network is not trained there"
+            )

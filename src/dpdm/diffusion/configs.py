@@ -22,6 +22,7 @@ import difflib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -174,12 +175,60 @@ class EDM(DMConfig):
         return self.sigma_data**-2 + sigma.square().reciprocal()
 
 
+@dataclass(frozen=True)
+class WithinRange(DMConfig):
+    """Another DM config with p(sigma) cut to low <= sigma <= high and scaled up to one.
+
+    RequestError where next to nothing of p(sigma) lies there.
+    """
+
+    name: ClassVar[str] = "within range"
+    whole: DMConfig
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        below, above = self._shares
+        if above - below < 0.01:
+            raise RequestError(
+                f"diffusion.sigma_range={self.low:g},{self.high:g}: less than 1% of the noise "
+                f"levels of diffusion.config={self.whole.name} lie there; use a wider range"
+            )
+
+    def preconditioning(self, sigma: Tensor) -> Preconditioning:
+        return self.whole.preconditioning(sigma)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        below, above = self._shares
+        return self.whole.quantile(below + (above - below) * u).clamp(self.low, self.high)
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return self.whole.weight(sigma)
+
+    @cached_property
+    def _shares(self) -> tuple[float, float]:
+        """The shares of p(sigma) below the range's two ends."""
+        return self._share_below(self.low), self._share_below(self.high)
+
+    def _share_below(self, sigma: float) -> float:
+        """The u whose quantile is sigma, by bisection; 0 or 1 beyond the ends."""
+        low, high = 0.0, 1.0
+        for _ in range(50):
+            middle = 0.5 * (low + high)
+            reached = float(self.whole.quantile(torch.tensor(middle, dtype=torch.float64)))
+            low, high = (middle, high) if reached < sigma else (low, middle)
+        return 0.5 * (low + high)
+
+
 _CONFIGS: dict[str, DMConfig] = {config.name: config for config in (VP(), VE(), V(), EDM())}
 DM_CONFIG_NAMES: tuple[str, ...] = tuple(_CONFIGS)
 
 
-def dm_config(name: str) -> DMConfig:
-    """The DM config of that name, with the paper's constants. RequestError for any other name."""
+def dm_config(name: str, sigma_range: tuple[float, float] | None = None) -> DMConfig:
+    """The DM config of that name, with the paper's constants, or with p(sigma) within a range.
+
+    RequestError for any other name, or where p(sigma) has next to nothing in that range.
+    """
     if name not in _CONFIGS:
         near = difflib.get_close_matches(name, DM_CONFIG_NAMES, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -187,4 +236,5 @@ def dm_config(name: str) -> DMConfig:
             f"diffusion.config={name!r} is not a DM config; use one of "
             f"{', '.join(DM_CONFIG_NAMES)}{hint}"
         )
-    return _CONFIGS[name]
+    found = _CONFIGS[name]
+    return found if sigma_range is None else WithinRange(found, *sigma_range)

@@ -18,6 +18,8 @@ from dpdm.diffusion.samplers import CHURN_OPTIONS, SAMPLERS, Callback, Sampler, 
 from dpdm.errors import DpdmError, RequestError
 
 Progress = Callable[[int, int], None]
+Start = Callable[[int, int], Tensor]
+"""(start, stop) -> images (stop - start, C, H, W), to which the first noise is added."""
 
 
 def sampler_named(name: str, options: Mapping[str, float]) -> Sampler:
@@ -49,6 +51,7 @@ def generate(
     sigma_max: float = 80.0,
     rho: float = 7.0,
     sampler_options: Mapping[str, float] | None = None,
+    start: Start | None = None,
     generator: torch.Generator | None = None,
     batch_size: int = 500,
     device: Device = None,
@@ -58,12 +61,12 @@ def generate(
     """Images uint8 (n, H, W, C), one for each of ``labels`` (n,) or, where None, ``count``.
 
     ``image_shape`` is (C, H, W); ``sampler_options`` are s_churn, s_min, s_max and s_noise, for
-    churn. Batches are drawn one after the other from ``generator``: with a seed, the result is
-    fixed by the seed and ``batch_size``. ``progress(done, total)`` counts sampler steps over all
-    batches; ``watch`` is the samplers' own callback, told of every step of every batch in turn.
-    A denoiser in training mode is put in evaluation mode meanwhile. Guidance doubles a
-    batch's memory. Raises RequestError for settings out of range, DpdmError where the model gives
-    values that are not finite.
+    churn. The first noise stands alone, or on what ``start`` gives. Batches are drawn one after the
+    other from ``generator``: with a seed, the result is fixed by the seed and ``batch_size``.
+    ``progress(done, total)`` counts sampler steps over all batches; ``watch`` is the samplers' own
+    callback, told of every step of every batch in turn. A denoiser in training mode is put in
+    evaluation mode meanwhile. Guidance doubles a batch's memory. Raises RequestError for settings
+    out of range, DpdmError where the model gives values that are not finite.
     """
     total = count if labels is None else labels.shape[0]
     if total is None or total < 0:
@@ -77,12 +80,13 @@ def generate(
     images = np.empty((total, height, width, channels), dtype=np.uint8)
     batches = [(start, min(start + batch_size, total)) for start in range(0, total, batch_size)]
     with torch.no_grad(), _evaluating(denoiser):
-        for index, (start, stop) in enumerate(batches):
-            chosen = None if labels is None else labels[start:stop].to(device)
-            noise = normal((stop - start, *image_shape), generator=generator, device=device)
+        for index, (first, stop) in enumerate(batches):
+            chosen = None if labels is None else labels[first:stop].to(device)
+            noise = normal((stop - first, *image_shape), generator=generator, device=device)
+            noise *= float(sigmas[0])
             x = draw(
                 condition(denoiser, chosen, guidance),
-                noise * float(sigmas[0]),
+                noise if start is None else noise + start(first, stop).to(noise),
                 sigmas,
                 generator=generator,
                 callback=_telling(progress, index * steps, len(batches) * steps, watch),
@@ -91,10 +95,10 @@ def generate(
             if not x.isfinite().all():
                 raise DpdmError(
                     f"sampling gave values that are not finite ({sampler}, {steps} steps, images "
-                    f"{start} to {stop - 1}): the model is damaged or its training diverged; take "
+                    f"{first} to {stop - 1}): the model is damaged or its training diverged; take "
                     "an undamaged copy, or train with a lower training.learning_rate"
                 )
-            images[start:stop] = to_uint8(x)
+            images[first:stop] = to_uint8(x)
     return images
 
 

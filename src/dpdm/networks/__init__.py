@@ -1,7 +1,8 @@
-"""The trained part of the denoiser: the DDPM++ U-Net, its moving average, its weights on disk."""
+"""What is trained: the DDPM++ U-Net, its moving average, the labeller; and weights on disk."""
 
 from dpdm.networks.ema import EMA
+from dpdm.networks.labeller import Labeller
 from dpdm.networks.unet import UNet
 from dpdm.networks.weights import load_into, load_weights, save_weights
 
-__all__ = ["EMA", "UNet", "load_into", "load_weights", "save_weights"]
+__all__ = ["EMA", "Labeller", "UNet", "load_into", "load_weights", "save_weights"]

@@ -5,6 +5,7 @@ docs/privacy.md walks through it. Nothing here knows of diffusion, networks or s
 
 from dpdm.privacy.accounting import Event, epsilon, event_from_json
 from dpdm.privacy.gradients import (
+    OuterProducts,
     UnsupportedModuleError,
     clip_and_sum,
     clip_rows,
@@ -24,6 +25,7 @@ __all__ = [
     "NoiseSource",
     "NoisedScatter",
     "NoisedSum",
+    "OuterProducts",
     "PrivateUnits",
     "SealedError",
     "Session",

@@ -237,14 +237,16 @@ class DpSgdStep:
         """
         noise = session.spend(self, step)
         count, rate = units._count(DOOR), self.sample_rate
-        chosen = np.flatnonzero(session.noise.poisson_mask(count, rate, key=("poisson", step)))
+        chosen = np.flatnonzero(
+            session.noise.poisson_mask(count, rate, key=(f"sample of {self.name}", step))
+        )
         total = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in parameters.items()}
         max_norm = self.max_grad_norm if noise else math.inf
 
         def clipped(start: int) -> tuple[torch.Tensor, ClippedSum]:
             part = chosen[start : start + self.microbatch]
             padded = np.concatenate([part, np.repeat(part[:1], self.microbatch - len(part))])
-            random = partial(session.noise.gaussian, key=("images", step, start))
+            random = partial(session.noise.gaussian, key=(f"images of {self.name}", step, start))
             how = (self.images_per_unit, random, unit_gradients)
             losses, gradients = units._gradients(DOOR, padded, *how)
             weights = torch.ones(self.microbatch, device=losses.device)

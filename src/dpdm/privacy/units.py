@@ -7,7 +7,7 @@ to the holder of ``DOOR``, which ``mechanisms.py`` alone imports (a test reads e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from dpdm.errors import DpdmError
+from dpdm.privacy.gradients import PerUnit
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -30,7 +31,7 @@ Contribution = Callable[[Any, Any], Array | tuple[Array, Integers]]
 """(rows (N, ...), labels (N,) or None) -> vectors (N, d), or these and the segment of each (N,).
 Each image's vector must follow from that image, its label and public values alone."""
 
-UnitGradients = Callable[[Any, Any], tuple[torch.Tensor, Gradients]]
+UnitGradients = Callable[[Any, Any], tuple[torch.Tensor, Mapping[str, PerUnit]]]
 """(rows (U * M, ...), labels (U * M,) or None) -> losses (U,), per-unit gradients (U, *shape).
 The M images of a unit are adjacent; no unit may influence another's gradient."""
 
@@ -111,7 +112,7 @@ class PrivateUnits:
 
     def _gradients(
         self, door: object, units: Integers, images: int, random: Random, function: UnitGradients
-    ) -> tuple[torch.Tensor, Gradients]:
+    ) -> tuple[torch.Tensor, Mapping[str, PerUnit]]:
         """Losses and gradients of some units, from ``images`` images of each.
 
         Which of a group's images take part is decided by random numbers, one for each image of the

@@ -79,6 +79,7 @@ def build_statement(
     public_size: int,
     public_size_declared: bool,
     max_images_per_unit: int | None = None,
+    pretrained_on: str | None = None,
     this_run: Iterable[Use] | None = None,
     runs: int = 1,
     budget: tuple[float, float] | None = None,
@@ -99,6 +100,7 @@ def build_statement(
         public_size: the number of units that fixed the sample rate.
         public_size_declared: False where it is the exact count rather than a declaration.
         max_images_per_unit: the most images of a group that one training step draws.
+        pretrained_on: public images that the network saw before the private ones, or None.
         this_run: those of ``events`` that are this run's, where the ledger holds several runs.
         runs: the number of runs in the ledger, this one with them.
         budget: (epsilon, delta) that all of the ledger's runs share, if one was set.
@@ -138,7 +140,7 @@ def build_statement(
         if private
         else ["Everything: nothing that comes from this run is protected."],
         "treated_as_public": _public_facts(
-            image_shape, classes, public_size, public_size_declared, unit
+            image_shape, classes, public_size, public_size_declared, unit, pretrained_on
         ),
         "planned_epsilon": planned_epsilon if enabled else None,
         "epsilon_by_accountant": by_accountant,
@@ -191,7 +193,12 @@ def _not_private_because(
 
 
 def _public_facts(
-    shape: Sequence[int], classes: int, size: int, declared: bool, unit: str
+    shape: Sequence[int],
+    classes: int,
+    size: int,
+    declared: bool,
+    unit: str,
+    pretrained_on: str | None,
 ) -> list[str]:
     height, width, channels = shape
     facts = [
@@ -201,6 +208,8 @@ def _public_facts(
         else "That the images have no classes.",
         "Every setting of the run (its configuration).",
     ]
+    if pretrained_on is not None:
+        facts.append(f"What the network was pretrained on: {pretrained_on}.")
     units = {"group": "groups (persons)"}.get(unit, f"{unit}s")
     if declared:
         return [*facts, f"The declared number of {units}, {size} (data.public_size)."]

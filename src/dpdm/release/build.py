@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dpdm.config import Config
-from dpdm.diffusion.configs import dm_config
+from dpdm.diffusion.configs import DMConfig, dm_config
 from dpdm.diffusion.denoiser import Base, BaseDenoiser, Denoiser, PriorBase, SkipBase
 from dpdm.diffusion.mixture import Mixture
 from dpdm.networks import UNet
@@ -17,13 +17,19 @@ statistics missed, so that no direction has variance zero. On digits: loss 0.629
 
 
 def has_network(config: Config) -> bool:
-    """Whether anything is trained; a release of the prior alone has no network."""
-    return config.training.steps > 0 or config.warmup.steps > 0
+    """Whether anything is trained, or was before; a release of the prior alone has no network."""
+    trained = config.training.steps > 0 or config.warmup.steps > 0
+    return trained or config.network.init is not None
+
+
+def diffusion_of(config: Config) -> DMConfig:
+    """The DM config of the settings, over the noise levels that are trained on."""
+    return dm_config(config.diffusion.config, config.diffusion.sigma_range)
 
 
 def build_base(config: Config, mixture: Mixture | None) -> Base:
     """The base that the network corrects: c_skip x, or the prior."""
-    diffusion = dm_config(config.diffusion.config)
+    diffusion = diffusion_of(config)
     if mixture is not None and config.diffusion.base != "skip":
         return PriorBase(mixture.broadened(_PRIOR_WIDTH), diffusion)
     return SkipBase(diffusion)
@@ -66,4 +72,4 @@ def build_denoiser(
         noise_frequencies=config.network.noise_frequencies,
         generator=generator,
     )
-    return Denoiser(network, dm_config(config.diffusion.config), base)
+    return Denoiser(network, diffusion_of(config), base)

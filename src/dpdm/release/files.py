@@ -90,12 +90,14 @@ def find_release(path: str | Path) -> Path:
 
 
 def public_settings(config: Config) -> dict[str, Any]:
-    """The configuration without what may name private things: the data's path, seeds of noise."""
+    """The configuration without what may name private things: paths, seeds of noise."""
     values = config.model_dump(mode="json")
     values["data"].pop("spec")
     values["data"].pop("on_error")
     values["privacy"].pop("noise_seed")
     values["privacy"].pop("ledger")
+    if values["network"]["init"] is not None:
+        values["network"]["init"] = Path(values["network"]["init"]).name
     values.pop("evaluation")
     return values
 
@@ -108,6 +110,7 @@ def write_release_model(
     network: dict[str, torch.Tensor] | None,
     mixture: Mixture | None,
     histogram: torch.Tensor | None = None,
+    labeller: torch.Tensor | None = None,
 ) -> None:
     """Writes ``model.safetensors`` and, last, ``model.yaml``: a folder with the latter is whole.
 
@@ -119,12 +122,15 @@ def write_release_model(
         network: weights by name (the moving average), or None.
         mixture: the prior, or None.
         histogram: (Y,) noised shares of the classes, or None.
+        labeller: the labeller's weight, or None.
     """
     tensors = {f"network.{name}": value for name, value in (network or {}).items()}
     if mixture is not None:
         tensors |= {f"prior.{name}": value for name, value in mixture.to_tensors().items()}
     if histogram is not None:
         tensors["labels.histogram"] = histogram
+    if labeller is not None:
+        tensors["labeller.weight"] = labeller
     save_weights(folder / "model.safetensors", tensors, {"format": str(_FORMAT)})
     channels, height, width = image_shape
     description = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from dpdm.config import Config, SamplerSettings
 from dpdm.config.loading import from_mapping
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.generate import generate
-from dpdm.diffusion.images import to_uint8
+from dpdm.diffusion.images import to_model_space, to_uint8
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.samplers import Callback
 from dpdm.errors import DpdmError, RequestError
-from dpdm.networks import load_into, load_weights
+from dpdm.networks import Labeller, load_into, load_weights
+from dpdm.networks.labeller import BATCH
 from dpdm.release.build import build_denoiser
 from dpdm.release.files import find_release, read_json
+from dpdm.release.labelled import draw_as_labelled
 from dpdm.release.precision import autocast_dtype
 
 Progress = Callable[[int, int], None]
@@ -43,6 +46,7 @@ class Model:
         mixture: the prior, or None.
         histogram: (Y,) noised shares of the classes, or None.
         statement: the privacy statement, or None if the folder holds none.
+        labeller: reads a sample's class from it, or None.
     """
 
     config: Config
@@ -52,6 +56,7 @@ class Model:
     mixture: Mixture | None
     histogram: torch.Tensor | None
     statement: dict[str, Any] | None
+    labeller: Labeller | None = None
 
     def labels(self, count: int, labels: str | Sequence[int] | Labels, seed: int | None) -> Labels:
         """Labels (count,) to sample with: ``uniform``, ``histogram`` (noised), or repeated from a
@@ -115,6 +120,7 @@ class Model:
         seed: int | None = None,
         settings: str | None = None,
         batch_size: int | None = None,
+        relabel: bool = True,
         device: str | torch.device | None = None,
         progress: Progress | None = None,
         watch: Callback | None = None,
@@ -123,7 +129,10 @@ class Model:
 
         A prior alone is drawn from directly, unless a sampler is named: its distribution is known
         in closed form. ``None`` takes the release's own setting. Without a seed, the draw is fresh.
-        ``watch`` is told of every sampler step, as ``dpdm.diffusion.samplers`` has it.
+        Where the release has a labeller, it finds each label's class in its image (see
+        ``draw_as_labelled``), unless ``relabel`` is False: then an image has the label that it was
+        drawn for, whatever it shows. ``watch`` is told of every sampler step, as
+        ``dpdm.diffusion.samplers`` has it.
 
         Raises:
             RequestError: count below 1, unknown sampler, label or settings, guidance without
@@ -142,37 +151,87 @@ class Model:
         place = torch.device(device or "cpu")
         if isinstance(self.denoiser, Denoiser):
             self.denoiser.precision = autocast_dtype(self.config.sampling.precision, place)
-        if self.mixture is not None and not isinstance(self.denoiser, Denoiser) and sampler is None:
-            return self._draw_prior(drawn, size, generator, progress), drawn
+        alone = self.mixture is not None and not isinstance(self.denoiser, Denoiser)
         scale = chosen.guidance if guidance is None else guidance
-        if scale and not self.classes:
+        if scale and not self.classes and not (alone and sampler is None):
             raise RequestError(f"guidance {scale:g}: this model was trained without labels; use 0")
-        if sampler is None:
-            sampler = chosen.sampler
+        if alone and sampler is None:
+
+            def draw(wanted: Labels) -> Images:
+                return self._draw_prior(wanted, size, generator, progress)
+        else:
+            self.denoiser.to(place)
+            draw = partial(
+                self._draw_steps,
+                settings=chosen,
+                sampler=sampler or chosen.sampler,
+                steps=chosen.steps if steps is None else steps,
+                guidance=scale,
+                generator=generator,
+                batch_size=size,
+                device=place,
+                progress=progress,
+                watch=watch,
+            )
+        if self.labeller is None or not relabel:
+            return draw(drawn), drawn
+        return draw_as_labelled(draw, self.read, drawn), drawn
+
+    def read(self, images: Images) -> Labels:
+        """The labels (n,) that the labeller finds in images (n, H, W, C).
+
+        Raises:
+            RequestError: the release has no labeller.
+        """
+        if self.labeller is None:
+            raise RequestError("this release has no labeller (labeller.enabled=false)")
+        labels = np.empty(len(images), np.int64)
+        for start in range(0, len(images), BATCH):
+            part = to_model_space(np.array(images[start : start + BATCH]))
+            labels[start : start + BATCH] = self.labeller(part).argmax(1).numpy()
+        return labels
+
+    def _draw_steps(
+        self,
+        labels: Labels,
+        *,
+        settings: SamplerSettings,
+        sampler: str,
+        steps: int,
+        guidance: float,
+        generator: torch.Generator,
+        batch_size: int,
+        device: torch.device,
+        progress: Progress | None,
+        watch: Callback | None,
+    ) -> Images:
         options = {}
         if sampler == "churn":
-            options = {
-                name: getattr(chosen, name) for name in ("s_churn", "s_min", "s_max", "s_noise")
-            }
-        images = generate(
-            self.denoiser.to(place),
-            torch.from_numpy(drawn) if self.classes else None,
+            names = ("s_churn", "s_min", "s_max", "s_noise")
+            options = {name: getattr(settings, name) for name in names}
+        start = None
+        if settings.start == "prior":
+            assert self.mixture is not None
+            start = partial(_prior_samples, self.mixture, labels, generator)
+        return generate(
+            self.denoiser,
+            torch.from_numpy(labels) if self.classes else None,
             self.image_shape,
-            count=count,
+            count=len(labels),
             sampler=sampler,
-            steps=chosen.steps if steps is None else steps,
-            guidance=scale,
-            sigma_min=chosen.sigma_min,
-            sigma_max=chosen.sigma_max,
-            rho=chosen.rho,
+            steps=steps,
+            guidance=guidance,
+            sigma_min=settings.sigma_min,
+            sigma_max=settings.sigma_max,
+            rho=settings.rho,
             sampler_options=options,
+            start=start,
             generator=generator,
-            batch_size=size,
-            device=place,
+            batch_size=batch_size,
+            device=device,
             progress=progress,
             watch=watch,
         )
-        return images, drawn
 
     def _draw_prior(
         self, labels: Labels, size: int, generator: torch.Generator, progress: Progress | None
@@ -185,6 +244,13 @@ class Model:
             if progress is not None:
                 progress(min(start + size, len(labels)), len(labels))
         return np.concatenate(parts)
+
+
+def _prior_samples(
+    mixture: Mixture, labels: Labels, generator: torch.Generator, start: int, stop: int
+) -> torch.Tensor:
+    chosen = torch.from_numpy(labels[start:stop])
+    return mixture.sample(chosen, generator).clamp(-1.0, 1.0)
 
 
 def load(path: str | Path) -> Model:
@@ -208,9 +274,20 @@ def load(path: str | Path) -> Model:
     if isinstance(denoiser, Denoiser):
         load_into(denoiser.network, network)
     denoiser.eval().requires_grad_(False)
-    histogram = tensors.get("labels.histogram")
-    statement = read_statement(folder)
-    return Model(config, image_shape, classes, denoiser, mixture, histogram, statement)
+    labeller = None
+    if "labeller.weight" in tensors:
+        labeller = Labeller(image_shape, len(classes)).eval().requires_grad_(False)
+        load_into(labeller, {"weight": tensors["labeller.weight"]})
+    return Model(
+        config,
+        image_shape,
+        classes,
+        denoiser,
+        mixture,
+        tensors.get("labels.histogram"),
+        read_statement(folder),
+        labeller,
+    )
 
 
 def _read_description(path: Path) -> dict[str, Any]:

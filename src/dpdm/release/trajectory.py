@@ -50,6 +50,7 @@ def draw_trajectory(
         steps=steps,
         seed=seed,
         batch_size=count,
+        relabel=False,
         watch=watch,
     )
     return Trajectory(

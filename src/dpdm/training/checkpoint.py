@@ -17,8 +17,8 @@ from torch import nn
 from dpdm.errors import DpdmError
 from dpdm.networks import EMA, load_into, load_weights, save_weights
 
-Phase = Literal["warm-up", "DP-SGD"]
-_PHASES: tuple[Phase, ...] = ("warm-up", "DP-SGD")
+Phase = Literal["pretraining", "warm-up", "labeller", "DP-SGD"]
+_PHASES: dict[Phase, int] = {"pretraining": 0, "warm-up": 0, "labeller": 0, "DP-SGD": 1}
 _KEEP = 2
 
 
@@ -52,7 +52,7 @@ def save_checkpoint(folder: Path, state: TrainingState, ledger_head: str) -> Pat
         for key, value in state.optimiser.state[parameter].items():
             tensors[f"adam.{key}.{name}"] = value
     about = {"phase": state.phase, "step": state.step, "ledger_head": ledger_head}
-    path = folder / f"{_PHASES.index(state.phase)}-{state.phase}-{state.step:08d}.safetensors"
+    path = folder / f"{_PHASES[state.phase]}-{state.phase}-{state.step:08d}.safetensors"
     save_weights(path, tensors, {"checkpoint": json.dumps(about)})
     for old in list_checkpoints(folder)[:-_KEEP]:
         old.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def phase_of(path: Path) -> Phase:
     """The phase in which a checkpoint was written."""
-    return _PHASES[int(path.name[0])]
+    return next(phase for phase in _PHASES if path.name[2:].startswith(phase))
 
 
 def load_checkpoint(path: Path, state: TrainingState) -> str:

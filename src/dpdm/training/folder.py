@@ -65,6 +65,11 @@ class RunFolder:
         return self.checkpoints / "histogram.safetensors"
 
     @property
+    def labeller(self) -> Path:
+        """The labeller, trained so far."""
+        return self.checkpoints / "labeller.safetensors"
+
+    @property
     def warmed_up(self) -> Path:
         """Weights after warm-up."""
         return self.checkpoints / "warmed-up.safetensors"

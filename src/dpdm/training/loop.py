@@ -87,35 +87,61 @@ def warm_up(
     generator = keyed_generator(config.training.seed, "warm-up pool")
     labels = torch.arange(pool) % mixture.classes
     images = mixture.sample(labels.to(device), generator).clamp(-1.0, 1.0)
-    while state.step < config.warmup.steps:
-        started = time.perf_counter()
-        generator = keyed_generator(config.training.seed, "warm-up", state.step)
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         chosen = torch.randint(pool, (config.warmup.batch_size,), generator=generator)
-        sigma, noise = draw_views(
-            "stratified",
-            denoiser.config,
-            1,
-            len(chosen),
-            _shape(images),
-            generator=generator,
-            device=device,
-        )
         given = None
         if labelled:
             dropped = _drop_labels(labels[chosen], config.network.label_dropout, generator)
             given = dropped.to(device)
-        with keyed_dropout(config.training.seed, state.step):
-            loss = denoising_loss(denoiser, images[chosen.to(device)], sigma, noise, given).mean()
+        return images[chosen.to(device)], given
+
+    def rate(step: int) -> float:
+        return learning_rate(config, config.warmup.learning_rate, step, config.warmup.steps)
+
+    yield from plain_training(
+        denoiser, draw, rate, state, config.warmup.steps, config.training.seed
+    )
+
+
+def plain_training(
+    denoiser: Denoiser,
+    draw: Callable[[torch.Generator], tuple[Tensor, Tensor | None]],
+    rate: Callable[[int], float],
+    state: TrainingState,
+    steps: int,
+    seed: int,
+) -> Iterator[StepRecord]:
+    """Training without privacy, on images that need none: to ``steps`` from ``state.step``.
+
+    ``draw(generator)`` gives a batch of images (N, C, H, W) and labels (N,) or None, ``rate(step)``
+    the learning rate.
+    """
+    device = next(denoiser.network.parameters()).device
+    while state.step < steps:
+        started = time.perf_counter()
+        generator = keyed_generator(seed, state.phase, state.step)
+        images, labels = draw(generator)
+        sigma, noise = draw_views(
+            "stratified",
+            denoiser.config,
+            1,
+            len(images),
+            _shape(images),
+            generator=generator,
+            device=device,
+        )
+        with keyed_dropout(seed, state.step):
+            loss = denoising_loss(denoiser, images, sigma, noise, labels).mean()
         parameters = dict(denoiser.network.named_parameters())
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        rate = learning_rate(config, config.warmup.learning_rate, state.step, config.warmup.steps)
         filled = {
             name: torch.zeros_like(parameter) if gradient is None else gradient
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
         }
-        _apply(state, filled, rate)
+        _apply(state, filled, rate(state.step))
         seconds = time.perf_counter() - started
-        yield StepRecord("warm-up", state.step, seconds, len(chosen), float(loss.detach()))
+        yield StepRecord(state.phase, state.step, seconds, len(images), float(loss.detach()))
 
 
 def _views(

@@ -25,6 +25,23 @@ from dpdm.training.prior import PriorDesign, design_prior
 
 
 @dataclass(frozen=True)
+class LabellerPlan:
+    """What the labeller's training spends: steps, their sample rate and noise multiplier (0 where
+    privacy is off)."""
+
+    sample_rate: float
+    steps: int
+    noise_multiplier: float
+    batch_size: int
+
+    def events(self) -> list[tuple[Event, int]]:
+        """With counts."""
+        if not self.noise_multiplier:
+            return []
+        return [(poisson_sampled_gaussian(self.sample_rate, self.noise_multiplier), self.steps)]
+
+
+@dataclass(frozen=True)
 class Plan:
     """The public plan of a run.
 
@@ -34,6 +51,7 @@ class Plan:
         steps: DP-SGD steps the noise is planned for.
         noise_multiplier: of a step; 0 where privacy is off or there are no steps.
         prior: what the prior releases, or None.
+        labeller: what its training spends, or None.
         histogram_noise: noise multiplier of the class histogram; 0 where none is released.
         image_passes: images through the network in all DP-SGD steps, expected.
     """
@@ -43,6 +61,7 @@ class Plan:
     steps: int
     noise_multiplier: float
     prior: PriorDesign | None
+    labeller: LabellerPlan | None
     histogram_noise: float
     image_passes: int
 
@@ -60,7 +79,8 @@ class Plan:
 
     def statistics_events(self) -> list[tuple[Event, int]]:
         """What is spent before the first gradient step."""
-        return [*self.histogram_events(), *(self.prior.events() if self.prior else [])]
+        labeller = self.labeller.events() if self.labeller else []
+        return [*self.histogram_events(), *labeller, *(self.prior.events() if self.prior else [])]
 
     def histogram_events(self) -> list[tuple[Event, int]]:
         """What the class histogram spends."""
@@ -101,7 +121,7 @@ def settle(config: Config, facts: PublicFacts) -> tuple[Config, Plan]:
     """What is carried out, and its plan: without gradient steps where they would be noise.
 
     A public decision, by ``training.least_signal``: it follows from settings and declared size. The
-    prior then has the whole budget.
+    prior then has the whole budget. Images without classes get no labeller.
 
     Raises:
         RequestError: see ``make_plan``.
@@ -111,6 +131,9 @@ def settle(config: Config, facts: PublicFacts) -> tuple[Config, Plan]:
         "classes": len(facts.classes),
         "pixels": math.prod(facts.shape),
     }
+    if config.labeller.enabled and not facts.classes:
+        off = config.labeller.model_copy(update={"enabled": False})
+        config = config.model_copy(update={"labeller": off})
     plan, least = make_plan(config, **public), config.training.least_signal
     if not (least and config.prior.enabled and config.training.steps and config.privacy.enabled):
         return config, plan
@@ -148,6 +171,8 @@ def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) ->
         check_delta(privacy.delta, public_size)
     histogram_noise = _histogram_noise(config, classes)
     others = _histogram_events(histogram_noise)
+    labeller = _labeller_plan(config, public_size, classes)
+    others += labeller.events() if labeller else []
     design = _prior_design(config, public_size, classes, pixels, others)
     noise_multiplier = 0.0
     if privacy.enabled and training.steps:
@@ -170,9 +195,30 @@ def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) ->
         steps=training.steps,
         noise_multiplier=noise_multiplier,
         prior=design,
+        labeller=labeller,
         histogram_noise=histogram_noise,
         image_passes=training.steps * training.batch_size * config.views.count,
     )
+
+
+def _labeller_plan(config: Config, public_size: int, classes: int) -> LabellerPlan | None:
+    """Its share of epsilon over its steps; None where there is none or are no classes."""
+    labeller, privacy = config.labeller, config.privacy
+    if not labeller.enabled or not classes:
+        return None
+    batch = min(labeller.batch_size, public_size)
+    sample_rate = batch / public_size
+    steps = max(1, round(labeller.epochs / sample_rate))
+    noise = 0.0
+    if privacy.enabled:
+        noise = noise_multiplier_for(
+            labeller.share * privacy.epsilon,
+            privacy.delta,
+            sample_rate,
+            steps,
+            accountant=privacy.accountant,
+        )
+    return LabellerPlan(sample_rate, steps, noise, batch)
 
 
 def _prior_design(

@@ -18,7 +18,7 @@ from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.errors import DpdmError
-from dpdm.networks import EMA, load_weights, save_weights
+from dpdm.networks import EMA, Labeller, load_weights, save_weights
 from dpdm.privacy import Event, NoisedSum, PrivateUnits, Session, epsilon, validate
 from dpdm.promise import build_statement, render_markdown, steps_within
 from dpdm.release import autocast_dtype, build_denoiser, write_release_model
@@ -36,11 +36,13 @@ from dpdm.training.draws import keyed_generator
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder
 from dpdm.training.interrupt import Interrupted, InterruptFlag
+from dpdm.training.labeller import train_labeller
 from dpdm.training.lanes import Lanes, usable_lanes
 from dpdm.training.loop import StepRecord, dp_sgd, images_per_unit, warm_up
 from dpdm.training.memory import peak_memory
 from dpdm.training.microbatch import resolve_microbatch
 from dpdm.training.plan import Plan
+from dpdm.training.pretraining import begin_from, first_weights
 from dpdm.training.prior import fit_prior
 
 _EPSILON_REPORTS = 12
@@ -48,9 +50,13 @@ _EPSILON_REPORTS = 12
 
 
 def build_for(config: Config, facts: PublicFacts, mixture: Mixture | None) -> torch.nn.Module:
-    """A denoiser with fresh weights for images of this shape and these classes."""
+    """A denoiser for images of this shape and these classes, with fresh or pretrained weights."""
     generator = keyed_generator(config.training.seed, "initial weights")
-    return build_denoiser(config, facts.image_shape, len(facts.classes), mixture, generator)
+    denoiser = build_denoiser(config, facts.image_shape, len(facts.classes), mixture, generator)
+    pretrained = first_weights(config, facts.image_shape[0])
+    if pretrained is not None and isinstance(denoiser, Denoiser):
+        begin_from(denoiser, pretrained[0], str(config.network.init))
+    return denoiser
 
 
 class Trainer:
@@ -75,8 +81,9 @@ class Trainer:
         self.budget_stop = False
 
     def run(self) -> None:
-        """Class histogram, prior, warm-up, DP-SGD, release."""
+        """Class histogram, labeller, prior, warm-up, DP-SGD, release."""
         histogram = self._histogram()
+        labeller = self._labeller()
         mixture = self._prior()
         denoiser = build_for(self.config, self.facts, mixture).to(self.device)
         network = None
@@ -84,7 +91,48 @@ class Trainer:
             denoiser.precision = autocast_dtype(self.config.training.precision, self.device)
             state = self._train(denoiser, mixture)
             network = state.ema.tensors if state.ema.updates else state.network.state_dict()
-        self._release(network, mixture, histogram)
+        self._release(network, mixture, histogram, labeller)
+
+    def _labeller(self) -> Tensor | None:
+        """The labeller's weight; trained from where it was left, None where there is none."""
+        plan, path = self.plan.labeller, self.folder.labeller
+        if plan is None:
+            return None
+        labeller = self._fresh_labeller()
+        tensors = {name: torch.zeros_like(labeller.weight) for name in ("weight", "momentum")}
+        done = 0
+        if path.is_file():
+            tensors, metadata = load_weights(path)
+            self._require(metadata.get("ledger_head", ""))
+            done = int(metadata["step"])
+        last: tuple[dict[str, Tensor], int] = (tensors, done)
+
+        def save() -> None:
+            about = {"step": str(last[1]), "ledger_head": self._ledger_head()}
+            save_weights(path, last[0], about)
+
+        def after_step(tensors: dict[str, Tensor], record: StepRecord) -> None:
+            nonlocal last
+            last = (tensors, record.step)
+            self.tell(TrainingEvent("step", record=record, steps=plan.steps))
+            if record.step % self.config.training.checkpoint_every == 0 or self.interrupt.raised:
+                save()
+            if self.interrupt.raised:
+                raise Interrupted(
+                    f"interrupted after labeller step {record.step} of {plan.steps}; saved in "
+                    f"{self.folder.path}: --resume goes on"
+                )
+
+        if done < plan.steps:
+            train_labeller(
+                self.config, plan, labeller, self.units, self.session, (tensors, done), after_step
+            )
+            last = (last[0], plan.steps)
+            save()
+        return last[0]["weight"]
+
+    def _fresh_labeller(self) -> Labeller:
+        return Labeller(self.facts.image_shape, len(self.facts.classes))
 
     def _histogram(self) -> Tensor | None:
         """The noised shares of the classes, (Y,), released once; None where none is asked for."""
@@ -156,6 +204,7 @@ class Trainer:
                 records = warm_up(config, denoiser, mixture, state, labelled)
                 self._drive(records, state, config.warmup.steps)
                 state.ema.copy_to(network)
+            if config.warmup.steps or config.network.init:
                 save_weights(self.folder.warmed_up, state.ema.tensors, {})
             state = self._fresh_state(denoiser, "DP-SGD")
             self._save(state)
@@ -308,6 +357,7 @@ class Trainer:
         network: dict[str, torch.Tensor] | None,
         mixture: Mixture | None,
         histogram: Tensor | None,
+        labeller: Tensor | None,
     ) -> None:
         write_statement(self.folder, self.config, self.facts, self.session)
         write_release_model(
@@ -318,6 +368,7 @@ class Trainer:
             network,
             mixture,
             histogram,
+            labeller,
         )
         state = self.folder.read_state()
         seconds = float(state.get("training_seconds", 0.0)) + time.perf_counter() - self.started
@@ -339,6 +390,7 @@ def write_statement(
 ) -> None:
     """Writes ``privacy.json`` and ``PRIVACY.md`` from the ledger."""
     noise, ledger = session.noise, session.ledger
+    pretrained = first_weights(config, facts.image_shape[0])
     shared: dict[str, Any] = {}
     if ledger is not None and config.privacy.ledger is not None:
         shared = {
@@ -360,6 +412,7 @@ def write_statement(
         public_size=facts.public_size,
         public_size_declared=facts.public_size_declared,
         max_images_per_unit=images_per_unit(config) if config.privacy.unit == "group" else None,
+        pretrained_on=None if pretrained is None else str(pretrained[1]["source"]),
         **shared,
     )
     write_text(folder.release / "privacy.json", json.dumps(statement, indent=2) + "\n")

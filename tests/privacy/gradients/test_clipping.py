@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpdm.errors import RequestError
-from dpdm.privacy.gradients import clip_and_sum, clip_factors, per_unit_norms
+from dpdm.privacy.gradients import OuterProducts, clip_and_sum, clip_factors, per_unit_norms
 
 MAX_NORM = 0.7
 
@@ -184,3 +184,39 @@ def test_weights_that_break_the_bound_are_refused(weights):
 def test_no_gradients_are_refused():
     with pytest.raises(RequestError, match="no parameter"):
         clip_and_sum({}, MAX_NORM)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("chunk", [40, 2**19])
+def test_outer_products_are_clipped_as_if_multiplied_out(images, chunk, monkeypatch):
+    monkeypatch.setattr("dpdm.privacy.gradients.clipping._CHUNK", chunk)
+    factors = OuterProducts(torch.randn(9, images, 7), torch.randn(9, images, 4))
+    whole = torch.einsum("uma,umb->uab", factors.left.double(), factors.right.double())
+    weights = torch.tensor([1.0, 0.0, 1.0] * 3)
+    beside = torch.randn(9, 5)
+    for bound in (0.1, 3.0, math.inf):
+        expected = clip_and_sum({"w": whole, "b": beside}, bound, weights)
+        found = clip_and_sum({"w": factors, "b": beside}, bound, weights)
+        torch.testing.assert_close(found.norms, expected.norms, rtol=1e-12, atol=0)
+        for name in ("w", "b"):
+            torch.testing.assert_close(
+                found.sums[name], expected.sums[name], rtol=1e-10, atol=1e-12
+            )
+
+
+def test_outer_products_that_are_not_finite_count_as_zero():
+    left, right = torch.ones(3, 1, 2), torch.ones(3, 1, 2)
+    left[1, 0, 0] = math.nan
+    right[2, 0, 1] = math.inf
+    found = clip_and_sum({"w": OuterProducts(left, right)}, MAX_NORM)
+    assert found.nonfinite.tolist() == [False, True, True]
+    assert float(found.sums["w"].norm()) <= MAX_NORM
+
+
+def test_one_unit_of_outer_products_moves_the_sum_by_at_most_the_bound():
+    left, right = 100 * torch.randn(20, 2, 30), torch.randn(20, 2, 10)
+    right[:, 1] = -right[:, 0] + 1e-4 * torch.randn(20, 10)
+    left[:, 1] = left[:, 0]  # the images of a unit nearly cancel
+    for u in range(20):
+        one = OuterProducts(left[u : u + 1], right[u : u + 1])
+        assert float(clip_and_sum({"w": one}, MAX_NORM).sums["w"].norm()) <= MAX_NORM

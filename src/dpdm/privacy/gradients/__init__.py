@@ -5,6 +5,8 @@ Useful on its own: nothing else of dpdm is needed but its errors.
 
 from dpdm.privacy.gradients.clipping import (
     ClippedSum,
+    OuterProducts,
+    PerUnit,
     clip_and_sum,
     clip_factors,
     clip_rows,
@@ -16,6 +18,8 @@ from dpdm.privacy.gradients.validate import validate
 
 __all__ = [
     "ClippedSum",
+    "OuterProducts",
+    "PerUnit",
     "UnsupportedModuleError",
     "clip_and_sum",
     "clip_factors",

@@ -9,7 +9,7 @@ moves the computed sum by at most C, rounding included.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,22 @@ MARGIN = 1e-6
 _CHUNK = 2**19
 
 
+class OuterProducts(NamedTuple):
+    """Per-unit gradients of a linear map, not multiplied out: unit u's is sum_m left_um right_um^T.
+
+    Attributes:
+        left: (U, M, a), inputs of the map.
+        right: (U, M, b), gradients of the loss with respect to its outputs.
+    """
+
+    left: Tensor
+    right: Tensor
+
+
+PerUnit = Tensor | OuterProducts
+"""(U, *shape) of a parameter, or its factors."""
+
+
 class ClippedSum(NamedTuple):
     """What clipping gives: the noiseless sum and what is known privately of the units.
 
@@ -42,18 +58,23 @@ class ClippedSum(NamedTuple):
     nonfinite: Tensor
 
 
-def per_unit_norms(gradients: Mapping[str, Tensor]) -> Tensor:
+def per_unit_norms(gradients: Mapping[str, PerUnit]) -> Tensor:
     """(U,) L2 norms over all parameters, in float64.
 
     Not finite where an entry is not, and only there for gradients of float32 or less.
     """
     if not gradients:
         raise RequestError("there are no gradients to clip: no parameter requires one")
-    parts = [
-        torch.linalg.vector_norm(part, dim=1, dtype=torch.float64)
-        for gradient in gradients.values()
-        for part in torch.split(_rows(gradient), max(1, _CHUNK // len(gradient)), dim=1)
-    ]
+    parts = list[Tensor]()
+    for gradient in gradients.values():
+        if isinstance(gradient, OuterProducts):
+            parts.append(_outer_norms(gradient))
+            continue
+        rows = _rows(gradient)
+        parts += [
+            torch.linalg.vector_norm(part, dim=1, dtype=torch.float64)
+            for part in torch.split(rows, max(1, _CHUNK // len(rows)), dim=1)
+        ]
     norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return norms
 
@@ -77,7 +98,7 @@ def clip_factors(norms: Tensor, max_norm: float) -> Tensor:
 
 
 def clip_and_sum(
-    gradients: Mapping[str, Tensor], max_norm: float, weights: Tensor | None = None
+    gradients: Mapping[str, PerUnit], max_norm: float, weights: Tensor | None = None
 ) -> ClippedSum:
     """Clip each unit's gradient to ``max_norm`` and add them up.
 
@@ -85,7 +106,7 @@ def clip_and_sum(
     finite counts as zero.
 
     Args:
-        gradients: name -> (U, *shape), as ``per_unit_gradients`` returns them.
+        gradients: name -> (U, *shape), as ``per_unit_gradients`` returns them, or factors of it.
         max_norm: C > 0, the bound on the L2 norm over all parameters; infinite for no clipping.
         weights: (U,) in [0, 1], zero for units that are padding; None for all ones.
 
@@ -124,7 +145,38 @@ def clip_rows(vectors: Array, max_norm: float) -> Array:
     return clipped
 
 
-def _weighted_sum(gradient: Tensor, factors: Tensor, dropped: Tensor | None) -> Tensor:
+def _outer_norms(gradient: OuterProducts) -> Tensor:
+    """(U,) norms: |sum_m l_m r_m^T|^2 = sum_mn (l_m . l_n) (r_m . r_n), in float64."""
+    norms = list[Tensor]()
+    for left, right in _chunks(gradient):
+        if left.shape[1] == 1:
+            norms.append(left.norm(dim=(1, 2)) * right.norm(dim=(1, 2)))
+        else:
+            square = ((left @ left.mT) * (right @ right.mT)).sum((1, 2))
+            norms.append(square.clamp(min=0.0).sqrt())
+    return torch.cat(norms)
+
+
+def _chunks(gradient: OuterProducts) -> Iterator[tuple[Tensor, Tensor]]:
+    left, right = gradient
+    units = max(1, _CHUNK // left[:1].numel())
+    for start in range(0, len(left), units):
+        yield left[start : start + units].double(), right[start : start + units].double()
+
+
+def _weighted_sum(gradient: PerUnit, factors: Tensor, dropped: Tensor | None) -> Tensor:
+    if isinstance(gradient, OuterProducts):
+        left, right = gradient
+        if dropped is not None:
+            left = left.masked_fill(dropped.view(-1, 1, 1), 0.0)
+            right = right.masked_fill(dropped.view(-1, 1, 1), 0.0)
+        total = left.new_zeros(left.shape[2], right.shape[2], dtype=torch.float64)
+        start = 0
+        for inputs, outputs in _chunks(OuterProducts(left, right)):
+            scaled = outputs * factors[start : start + len(outputs)].view(-1, 1, 1)
+            total += inputs.flatten(0, 1).T @ scaled.flatten(0, 1)
+            start += len(outputs)
+        return total
     rows = _rows(gradient)
     if dropped is not None:  # zero times NaN is NaN
         rows = rows.masked_fill(dropped.unsqueeze(1), 0.0)

@@ -1,0 +1,191 @@
+"""The labeller: what it learns, what it spends, and that interruptions change neither."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import dpdm
+from dpdm.data import Dataset
+from dpdm.diffusion.images import to_model_space
+from dpdm.errors import RequestError
+from dpdm.networks import Labeller, load_weights
+from dpdm.privacy import PrivateUnits, Session, epsilon, read_ledger
+from dpdm.training import Interrupted, make_plan, train
+from dpdm.training.labeller import train_labeller
+from dpdm.training.plan import LabellerPlan
+from dpdm.training.seeded_noise import SeededNoise
+
+LABELLED = (
+    "training.steps=0",
+    "labeller.enabled=true",
+    "labeller.batch_size=128",
+    "labeller.epochs=1",
+)
+
+
+def weight(path: Path) -> torch.Tensor:
+    return load_weights(path / "release" / "model.safetensors")[0]["labeller.weight"]
+
+
+def labeller_steps(path: Path) -> int:
+    uses = read_ledger(path / "private" / "ledger.jsonl").counted_events()
+    return sum(count for name, _, count in uses if name == "labeller step")
+
+
+def interrupt_at(step: int):
+    def callback(event) -> None:
+        record = event.record
+        if record is not None and (record.phase, record.step) == ("labeller", step):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return callback
+
+
+def without_noise(digits: Dataset, small, steps: int, groups=None, each: int = 1, **changes):
+    """The labeller after ``steps`` full batches without noise or clipping."""
+    config = small(*LABELLED, "labeller.learning_rate=0.5")
+    if groups is not None:
+        config = small(
+            *LABELLED,
+            "labeller.learning_rate=0.5",
+            "privacy.unit=group",
+            f"privacy.max_images_per_unit={each}",
+            f"views.count={each}",
+        )
+    images = np.asarray(digits.private_images)[:60]
+    labels = np.asarray(digits.private_labels)[:60]
+    units = PrivateUnits(images, labels, groups)
+    labeller = Labeller((1, 8, 8), 10)
+    zeros = {name: torch.zeros_like(labeller.weight) for name in ("weight", "momentum")}
+    count = 60 if groups is None else len(np.unique(groups))
+    plan = LabellerPlan(1.0, steps, 0.0, count)
+    session = Session(None, SeededNoise(0))
+    train_labeller(config, plan, labeller, units, session, (zeros, 0), lambda *_: None)
+    return labeller, to_model_space(np.array(images)), torch.from_numpy(np.array(labels))
+
+
+def by_autograd(labeller: Labeller, images, labels, steps: int, weights) -> torch.Tensor:
+    """Gradient descent with momentum on a weighted sum of losses, written out."""
+    features = labeller.features(images)
+    weight = torch.zeros_like(labeller.weight, requires_grad=True)
+    momentum = torch.zeros_like(weight)
+    for _ in range(steps):
+        losses = F.cross_entropy(features @ weight, labels, reduction="none")
+        (gradient,) = torch.autograd.grad((weights * losses).sum(), weight)
+        momentum = 0.9 * momentum + gradient
+        weight = (weight - 0.5 * momentum).detach().requires_grad_()
+    return weight.detach()
+
+
+def test_without_noise_it_is_plain_gradient_descent(digits, small):
+    labeller, images, labels = without_noise(digits, small, 5)
+    expected = by_autograd(labeller, images, labels, 5, torch.full((60,), 1 / 60))
+    torch.testing.assert_close(labeller.weight.data, expected, rtol=1e-3, atol=1e-6)
+    assert (labeller(images).argmax(1) == labels).float().mean() > 0.8
+
+
+def test_a_group_counts_once_with_the_mean_over_its_images(digits, small):
+    groups = np.repeat(np.arange(20), 3)
+    labeller, images, labels = without_noise(digits, small, 4, groups, each=3)
+    expected = by_autograd(labeller, images, labels, 4, torch.full((60,), 1 / 60))
+    torch.testing.assert_close(labeller.weight.data, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_where_features_do_not_fit_they_are_computed_anew(digits, small, monkeypatch):
+    kept, *_ = without_noise(digits, small, 3)
+    monkeypatch.setattr("dpdm.training.labeller._KEPT_BYTES", 0)
+    anew, *_ = without_noise(digits, small, 3)
+    assert torch.equal(kept.weight, anew.weight)
+
+
+def test_the_plan_spends_its_share_and_the_whole_run_the_budget(small):
+    config = small("labeller.enabled=true", "labeller.share=0.3", "training.steps=6")
+    plan = make_plan(config, public_size=1437, classes=10, pixels=64)
+    privacy = config.privacy
+    assert plan.labeller is not None
+    own = epsilon(plan.labeller.events(), privacy.delta, privacy.accountant)
+    assert 0.29 * privacy.epsilon < own <= 0.3 * privacy.epsilon
+    assert 0.99 * privacy.epsilon < epsilon(plan.events(), privacy.delta) <= privacy.epsilon
+
+
+def test_a_prior_beside_it_has_what_it_leaves(small):
+    config = small(*LABELLED)
+    plan = make_plan(config, public_size=1437, classes=10, pixels=64)
+    assert plan.prior is not None
+    spent = epsilon(plan.events(), config.privacy.delta)
+    assert 0.99 * config.privacy.epsilon < spent <= config.privacy.epsilon
+
+
+def test_a_batch_larger_than_the_data_is_all_of_it(small):
+    config = small(*LABELLED, "labeller.batch_size=4096")
+    plan = make_plan(config, public_size=1437, classes=10, pixels=64)
+    assert plan.labeller is not None
+    assert plan.labeller.sample_rate == 1.0
+    assert plan.labeller.batch_size == 1437
+
+
+def test_ledger_and_statement_have_every_step(digits, small, tmp_path):
+    run = train(digits, small(*LABELLED), tmp_path / "run")
+    assert labeller_steps(tmp_path / "run") == 11
+    uses = {use["name"]: use for use in run.statement()["mechanisms"]}
+    assert uses["labeller step"]["count"] == 11
+    assert uses["labeller step"]["event"]["sample_rate"] == pytest.approx(128 / 1437)
+    assert run.statement()["epsilon"] <= 10.0
+
+
+def test_samples_show_to_the_labeller_what_their_labels_say(digits, small, tmp_path):
+    config = small(*LABELLED, "labeller.epochs=8", "labeller.share=0.5")
+    model = train(digits, config, tmp_path / "run").model()
+    images, labels = model.sample(300, seed=1)
+    assert (model.read(images) == labels).all()
+    as_asked, same = model.sample(300, seed=1, relabel=False)
+    assert np.array_equal(labels, same)
+    assert 0.6 < (model.read(as_asked) == labels).mean() < 1.0
+    again, _ = model.sample(300, seed=1)
+    assert np.array_equal(images, again)
+    test = dpdm.open_dataset("digits@test")
+    assert (model.read(test.private_images) == test.private_labels).mean() > 0.85
+
+
+def test_an_interrupted_labeller_goes_on_to_the_same_weights(digits, small, tmp_path):
+    config = small(*LABELLED, "privacy.noise_seed=1")
+    train(digits, config, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="--resume"):
+        train(digits, config, tmp_path / "run", callback=interrupt_at(5))
+    train(digits, config, tmp_path / "run", resume=True)
+    assert torch.equal(weight(tmp_path / "whole"), weight(tmp_path / "run"))
+
+
+def test_steps_that_were_lost_are_not_spent_beyond_the_plan(digits, small, tmp_path):
+    path = tmp_path / "run"
+    config = small(*LABELLED)
+    with pytest.raises(Interrupted):
+        train(digits, config, path, callback=interrupt_at(7))
+    # As if the state after step 7 had never been written: its steps are in the ledger all the same.
+    (path / "private" / "checkpoints" / "labeller.safetensors").unlink()
+    run = train(digits, config, path, resume=True)
+    assert labeller_steps(path) == 11
+    assert run.statement()["epsilon"] <= 10.0
+    assert weight(path).any()
+
+
+def test_images_without_classes_get_none(digits, small, tmp_path):
+    run = train(digits, small(*LABELLED, "data.labels=false"), tmp_path / "run")
+    model = run.model()
+    assert model.labeller is None
+    assert labeller_steps(tmp_path / "run") == 0
+    with pytest.raises(RequestError, match="no labeller"):
+        model.read(np.zeros((1, 8, 8, 1), np.uint8))
+
+
+def test_without_privacy_it_is_trained_without_noise(digits, small, tmp_path):
+    run = train(digits, small(*LABELLED, "privacy.enabled=false"), tmp_path / "run")
+    assert run.model().labeller is not None
+    assert not run.statement()["private"]
