@@ -1,0 +1,251 @@
+"""What the CPU presets are worth, stage by stage: `mnist-cpu-eps*` and `fashion-cpu-eps*`.
+
+    python benchmarks/recipes.py --data /path/to/sets --work DIR        # on two cores
+
+Stages: the prior alone, with the whole budget; and the preset as it is, pretrained network,
+gradient steps and labeller where it has them. With `--ablation`, also the preset without its
+labeller, and before its gradient steps. Each is sampled (60,000 images) and measured by the
+paper's three classifiers on the real test images, `--seeds` times with noise from the operating
+system.
+Runs lie in `--work` and go on there after an interruption. Lines are appended to
+`docs/results/recipes.jsonl` one by one, what is there is not done again, and the section between
+the markers of `docs/results.md` is written from them, with a picture of each set. `--held-out`
+keeps 10,000 training images out and measures on those instead, and writes nothing: settings are
+chosen that way, never on the test images. `--document` only writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpdm import Run, load_config, open_dataset, pipeline
+from dpdm.data import Dataset
+from dpdm.evaluation import evaluate, png_bytes, sample_grid
+from dpdm.training import train
+
+SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
+EPSILONS = ("10", "1", "0.2")
+BEGIN, END = "<!-- written by benchmarks/recipes.py -->", "<!-- end of benchmarks/recipes.py -->"
+PRIOR, PRESET = "prior alone", "preset"
+STAGES = {
+    PRIOR: "prior alone, all of epsilon",
+    "Pretrained": "the preset before its gradient steps, labels as asked for",
+    "After DP-SGD": "the preset, labels as asked for",
+    PRESET: "**the preset**",
+}
+ALONE = (
+    "training.steps=0",
+    "network.init=null",
+    "labeller.enabled=false",
+    "diffusion.sigma_range=null",
+    "sampling.start=noise",
+)
+_HELD_OUT = 10_000
+_GOALS = {
+    "mnist": {"10": 98.3, "1": 97.8, "0.2": 97.0},
+    "fashion": {"10": 86.2, "1": 83.5, "0.2": 78.5},
+}
+_PAPER = {
+    "mnist": {"10": 98.1, "1": 95.3, "0.2": 86.3},
+    "fashion": {"10": 86.2, "1": 79.4, "0.2": 72.3},
+}
+_DP_FETA = {"mnist": {"10": 98.1, "1": 95.6}, "fashion": {"10": 87.3, "1": 81.7}}
+
+Line = dict[str, Any]
+Samples = tuple[Any, Any]
+
+
+def held_out(data: Dataset) -> tuple[Dataset, Dataset]:
+    """The training images without 10,000 of them, and these."""
+    assert data.private_labels is not None
+    order = np.random.default_rng(0).permutation(data.private_count)
+    first, second = (
+        replace(
+            data,
+            public_size=len(chosen),
+            private_images=data.private_images[chosen],
+            private_labels=data.private_labels[chosen],
+        )
+        for chosen in (order[_HELD_OUT:], order[:_HELD_OUT])
+    )
+    return first, second
+
+
+def train_row(
+    name: str, epsilon: str, stage: str, seed: int, data: Dataset, work: Path, more: Sequence[str]
+) -> Run:
+    """The run of a row, from where it was left."""
+    settings = [f"training.seed={seed}", *(ALONE if stage == PRIOR else ()), *more]
+    config = load_config(f"{name}-cpu-eps{epsilon}", settings)
+    folder = work / f"{name}-{epsilon}-{stage.replace(' ', '-')}-{seed}"
+    return train(data, config, folder, resume=folder.is_dir(), device="cpu")
+
+
+def draw(run: Run, stage: str) -> tuple[Samples, float]:
+    """60,000 images of a stage, and the seconds that took."""
+    started = time.perf_counter()
+    if stage in (PRIOR, PRESET):
+        pipeline.sample_release(run)
+        samples = pipeline.read_samples(run)
+        return samples, float(run.folder.read_state()["sampling_seconds"])
+    model = next(found.model for found in pipeline.stage_models(run) if found.name == stage)
+    samples = model.sample(run.config.sampling.count, seed=run.config.training.seed)
+    return samples, time.perf_counter() - started
+
+
+def measured(
+    run: Run, stage: str, name: str, epsilon: str, data: Dataset, test: Dataset
+) -> tuple[Line, Samples]:
+    """A stage of a run: its line and its samples."""
+    samples, drawing = draw(run, stage)
+    cache = run.folder.private / "cache"
+    result = evaluate(
+        samples,
+        train=data,
+        test=test,
+        metrics=["classifiers", "fid"],
+        inception="none",
+        features=["pixels"],
+        cache=cache,
+    )
+    steps = [record for record in run.folder.read_metrics() if record["phase"] == "DP-SGD"]
+    return {
+        "set": name,
+        "epsilon": epsilon,
+        "stage": stage,
+        "seed": run.config.training.seed,
+        "spent": run.statement()["epsilon"],
+        "images": len(samples[0]),
+        "image_passes": 0 if stage == "Pretrained" else sum(step["images"] for step in steps),
+        "train_seconds": round(float(run.folder.read_state()["training_seconds"]), 1),
+        "sample_seconds": round(drawing, 1),
+        "model_bytes": (run.release / "model.safetensors").stat().st_size,
+        "accuracy": {key: round(value, 4) for key, value in result["accuracy"].items()},
+        "fd_pixels": round(result["fd-pixels"], 3),
+    }, samples
+
+
+def table(lines: Sequence[Line], name: str) -> list[str]:
+    """Markdown rows of a set: one for each epsilon and stage."""
+    rows = [
+        "| epsilon | stage | runs | LR | MLP | CNN | goal | paper | DP-FETA | pixel distance "
+        "| image passes | train, s | 60,000 samples, s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for epsilon in EPSILONS:
+        for stage, title in STAGES.items():
+            key = (name, epsilon, stage)
+            found = [line for line in lines if (line["set"], line["epsilon"], line["stage"]) == key]
+            if not found:
+                continue
+            cells = [epsilon, title, str(len(found))]
+            for classifier in ("lr", "mlp", "cnn"):
+                values = [100 * line["accuracy"][classifier] for line in found]
+                spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+                cells.append(f"{statistics.median(values):.1f}{spread}")
+            cells += [f"{_GOALS[name][epsilon]}", f"{_PAPER[name][epsilon]}"]
+            cells.append(str(_DP_FETA[name].get(epsilon, "")))
+            distances = [line["fd_pixels"] for line in found if "fd_pixels" in line]
+            cells.append(f"{statistics.median(distances):.2f}" if distances else "")
+            for number in ("image_passes", "train_seconds", "sample_seconds"):
+                cells.append(f"{statistics.median(line[number] for line in found):,.0f}")
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def section(lines: Sequence[Line]) -> str:
+    """The generated part of ``docs/results.md``."""
+    parts = [BEGIN]
+    for name, title in SETS.items():
+        if any(line["set"] == name for line in lines):
+            parts += ["", f"**{title}**", "", *table(lines, name)]
+            parts += ["", f"![{title}, epsilon 10](results/recipes-{name}.png)"]
+    return "\n".join([*parts, "", END])
+
+
+def document(lines: Sequence[Line], page: Path) -> None:
+    """Writes the section between the markers of ``page``."""
+    text = page.read_text("utf-8")
+    before, after = text.index(BEGIN), text.index(END) + len(END)
+    page.write_text(text[:before] + section(lines) + text[after:], "utf-8")
+
+
+def read(path: Path) -> list[Line]:
+    """The lines measured so far."""
+    return (
+        [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        if path.is_file()
+        else []
+    )
+
+
+def picture(samples: Samples, data: Dataset, path: Path) -> None:
+    """Ten samples a class, not picked."""
+    path.write_bytes(png_bytes(sample_grid(*samples, data.classes, 10, scale=2, gap=2)))
+
+
+def main() -> None:
+    """Measures what is missing and writes lines, pictures and the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder that holds mnist/ and fashion/")
+    parser.add_argument("--work", type=Path, default=Path("runs/recipes"), help="the runs")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--only", nargs="*", help="for example mnist-10 fashion-0.2")
+    parser.add_argument("--stage", choices=[PRIOR, PRESET], action="append")
+    parser.add_argument("--ablation", action="store_true")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--held-out", action="store_true")
+    parser.add_argument("--document", action="store_true")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of trials, with --held-out")
+    options = parser.parse_args()
+    if options.set and not options.held_out:
+        parser.error("--set is for trials: add --held-out")
+    torch.set_num_threads(options.threads)
+    results, page = options.out / "recipes.jsonl", options.out.parent / "results.md"
+    rows = [
+        (name, epsilon, stage, seed)
+        for seed in range(options.seeds)
+        for epsilon in EPSILONS
+        for name in SETS
+        for stage in options.stage or (PRIOR, PRESET)
+        if not options.only or f"{name}-{epsilon}" in options.only
+    ]
+    for name, epsilon, stage, seed in [] if options.document else rows:
+        parts = [stage, *(("Pretrained", "After DP-SGD") if options.ablation else ())]
+        for part in parts if stage == PRESET else [stage]:
+            key = (name, epsilon, part, seed)
+            known = {
+                tuple(line[k] for k in ("set", "epsilon", "stage", "seed"))
+                for line in read(results)
+            }
+            if key in known and not options.held_out:
+                continue
+            spec = str(options.data / name) if options.data else name
+            data, test = open_dataset(spec), open_dataset(f"{spec}@test")
+            if options.held_out:
+                data, test = held_out(data)
+            run = train_row(name, epsilon, stage, seed, data, options.work, options.set)
+            line, samples = measured(run, part, name, epsilon, data, test)
+            print(json.dumps(line), flush=True)
+            if not options.held_out:
+                with results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                if (epsilon, part, seed) == ("10", PRESET, 0):
+                    picture(samples, data, options.out / f"recipes-{name}.png")
+    if not options.held_out:
+        document(read(results), page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The page of the recipes: rows of a set, and a section that is written between its markers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import recipes
+
+
+def line(name: str, epsilon: str, cnn: float, seed: int = 0, stage: str = recipes.PRESET) -> dict:
+    return {
+        "set": name,
+        "epsilon": epsilon,
+        "stage": stage,
+        "seed": seed,
+        "accuracy": {"lr": 0.8, "mlp": 0.9, "cnn": cnn},
+        "fd_pixels": 1.25,
+        "image_passes": 1_000_000,
+        "train_seconds": 8.0,
+        "sample_seconds": 4.0,
+    }
+
+
+def test_a_row_is_the_median_of_its_runs_beside_goal_and_published_figures() -> None:
+    lines = [line("mnist", "1", c, s) for s, c in enumerate((0.97, 0.99, 0.98))]
+    assert recipes.table(lines, "mnist")[2:] == [
+        "| 1 | **the preset** | 3 | 80.0 (80.0 to 80.0) | 90.0 (90.0 to 90.0) "
+        "| 98.0 (97.0 to 99.0) | 97.8 | 95.3 | 95.6 | 1.25 | 1,000,000 | 8 | 4 |"
+    ]
+
+
+def test_stages_stand_in_their_order_and_others_are_left_out() -> None:
+    lines = [line("fashion", "10", 0.8), line("fashion", "10", 0.7, stage=recipes.PRIOR)]
+    rows = recipes.table(lines, "fashion")[2:]
+    assert ["prior alone" in row for row in rows] == [True, False]
+
+
+def test_the_page_is_written_between_its_markers_alone(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    page.write_text(f"before\n{recipes.BEGIN}\nold\n{recipes.END}\nafter\n", "utf-8")
+    for _ in range(2):
+        recipes.document([line("fashion", "10", 0.8)], page)
+    text = page.read_text("utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert text.count("Fashion-MNIST") == 2
+    assert "mnist.png" not in text.replace("recipes-fashion.png", "")
