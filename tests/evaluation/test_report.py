@@ -199,6 +199,13 @@ def test_a_prior_alone_is_not_said_to_draw_step_by_step(content):
     assert "starts as pure noise" not in text
 
 
+def test_samples_that_start_from_the_prior_are_not_said_to_start_from_noise(content):
+    begun = replace(content, trajectory=replace(content.trajectory, from_prior=True))
+    text = words(render_report(begun, private=False))
+    assert "An image starts as a draw from noised statistics with noise on it." in text
+    assert "starts as pure noise" not in text
+
+
 def test_an_audits_bound_stands_beside_the_claim(content, audit):
     text = words(render_report(replace(content, audit=audit), private=True))
     for part in (

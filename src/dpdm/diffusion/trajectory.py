@@ -20,6 +20,7 @@ class Trajectory:
         sampler: name of the sampler.
         steps: of the sampler, of which the frames are a few.
         shortcut: whether the release's own samples are drawn without these steps: a prior alone is.
+        from_prior: whether the first frame is a sample of the prior with noise on it, not noise.
     """
 
     frames: NDArray[np.uint8]
@@ -28,3 +29,4 @@ class Trajectory:
     sampler: str
     steps: int
     shortcut: bool
+    from_prior: bool = False

@@ -63,6 +63,7 @@ class TrajectoryView:
     sampler: str
     steps: int
     shortcut: bool
+    from_prior: bool
 
 
 def picture(array: NDArray[np.uint8], alt: str) -> Picture:
@@ -129,4 +130,5 @@ def trajectory_view(found: Trajectory, classes: tuple[str, ...]) -> TrajectoryVi
         sampler=found.sampler,
         steps=found.steps,
         shortcut=found.shortcut,
+        from_prior=found.from_prior,
     )

@@ -20,6 +20,7 @@ class Labeller(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
+        self.image_shape = image_shape
         self.scattering = Scattering(image_shape)
         self.weight = nn.Parameter(torch.zeros(self.scattering.features + 1, classes))
 

@@ -60,6 +60,7 @@ def draw_trajectory(
         sampler=settings.sampler,
         steps=steps,
         shortcut=not isinstance(model.denoiser, Denoiser),
+        from_prior=settings.start == "prior",
     )
 
 

@@ -16,12 +16,15 @@ from dpdm.config import Config, load_config
 from dpdm.data import Dataset, PublicFacts
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.objective import denoising_loss
+from dpdm.networks import Labeller
 from dpdm.privacy import clip_and_sum, per_unit_gradients
 from dpdm.release import autocast_dtype, build_denoiser
+from dpdm.training.labeller import time_labeller
 from dpdm.training.lanes import Lanes, usable_lanes
 from dpdm.training.memory import peak_memory
 from dpdm.training.microbatch import random_views, resolve_microbatch
 from dpdm.training.plan import Plan, make_plan, parameter_count, settle, signal_to_noise
+from dpdm.training.pretraining import first_weights
 
 _ENOUGH_SIGNAL = 3.0
 """The paper's MNIST row at epsilon 0.2 has 2.7; its rows at 1 and 10 have 12 and 86."""
@@ -52,6 +55,7 @@ class Forecast:
         signal_to_noise: sqrt(T) B / (sigma sqrt(P)): how far the noise of all steps together lies
             below the largest clipped signal; None without steps or noise.
         warnings: one line each.
+        pretrained_on: public images that the network begins from, or None.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Forecast:
     memory_bytes: int
     signal_to_noise: float | None
     warnings: tuple[str, ...]
+    pretrained_on: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -75,11 +80,16 @@ class Forecast:
             "sample_rate": self.plan.sample_rate,
             "steps": self.plan.steps,
             "noise_multiplier": self.plan.noise_multiplier or None,
+            "labeller_steps": self.plan.labeller.steps if self.plan.labeller else None,
+            "labeller_noise_multiplier": (
+                self.plan.labeller.noise_multiplier or None if self.plan.labeller else None
+            ),
             "prior_noise_multiplier": prior.noise_multiplier if prior else None,
             "prior_dimension": prior.dimension if prior else None,
             "prior_clusters": prior.clusters if prior else None,
             "image_passes": self.plan.image_passes,
             "parameters": self.parameters,
+            "pretrained_on": self.pretrained_on,
             "seconds": round(self.seconds, 1),
             "memory_bytes": self.memory_bytes,
             "signal_to_noise": self.signal_to_noise,
@@ -104,6 +114,18 @@ class Forecast:
                     f"{plan.prior.dimension} frequencies, {plan.prior.clusters} Gaussians a class",
                 )
             )
+        if plan.labeller:
+            labeller = plan.labeller
+            noise = f", noise multiplier {labeller.noise_multiplier:.4g}"
+            rows.append(
+                (
+                    "labeller",
+                    f"{labeller.steps:,} steps at sample rate {labeller.sample_rate:.4g}"
+                    f"{noise if labeller.noise_multiplier else ''}",
+                )
+            )
+        if self.pretrained_on:
+            rows.append(("network pretrained on", self.pretrained_on))
         if plan.steps:
             rows.append(("steps", f"{plan.steps:,} at sample rate {plan.sample_rate:.5g}"))
             if plan.noise_multiplier:
@@ -138,15 +160,18 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
     config, plan = settle(config, facts)
     denoiser = build_denoiser(config, shape, classes, None)
     parameters, seconds = parameter_count(denoiser), 0.0
+    pretrained = first_weights(config, shape[0])
+    if plan.labeller is not None:
+        seconds += time_labeller(config, plan.labeller, Labeller(shape, classes), facts.public_size)
     signal = signal_to_noise(config, plan, parameters)
     if isinstance(denoiser, Denoiser) and plan.steps:
         denoiser = denoiser.to(device)
         denoiser.precision = autocast_dtype(config.training.precision, device)
         with Lanes(usable_lanes(config, device)) as lanes:
             units = resolve_microbatch(config, denoiser, facts, device, lanes.count)
-            seconds = _time_microbatches(config, denoiser, facts, units, device, lanes)
+            each = _time_microbatches(config, denoiser, facts, units, device, lanes)
         units *= lanes.count
-        seconds *= config.training.batch_size / units * config.training.steps_to_do
+        seconds += each * config.training.batch_size / units * config.training.steps_to_do
     return Forecast(
         config.name,
         plan,
@@ -156,8 +181,13 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
         seconds,
         peak_memory(device),
         signal,
-        tuple(_warnings(plan, signal, max(classes, 1), left_out=config is not asked)),
+        tuple(_warnings(plan, signal, max(classes, 1), left_out=_left_out(asked, config))),
+        None if pretrained is None else str(pretrained[1]["source"]),
     )
+
+
+def _left_out(asked: Config, settled: Config) -> bool:
+    return asked.training.steps > 0 and settled.training.steps == 0
 
 
 def _warnings(plan: Plan, signal: float | None, classes: int, left_out: bool) -> list[str]:

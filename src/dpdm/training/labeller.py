@@ -7,6 +7,7 @@ they were asked for.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +22,7 @@ from dpdm.config import Config
 from dpdm.diffusion.images import to_model_space
 from dpdm.networks import Labeller
 from dpdm.networks.labeller import BATCH
-from dpdm.privacy import DpSgdStep, OuterProducts, PrivateUnits, Session
+from dpdm.privacy import DpSgdStep, OuterProducts, PrivateUnits, Session, clip_and_sum
 from dpdm.training.loop import StepRecord, images_per_unit
 from dpdm.training.plan import LabellerPlan
 
@@ -101,6 +102,23 @@ def train_labeller(
             seen.private_nonfinite_units,
         )
         after_step({"weight": labeller.weight.detach().clone(), "momentum": momentum}, record)
+
+
+def time_labeller(config: Config, plan: LabellerPlan, labeller: Labeller, images: int) -> float:
+    """Expected seconds of its training, from the features of a few random images and one step."""
+    channels, height, width = labeller.image_shape
+    some = torch.randint(256, (BATCH, height, width, channels), dtype=torch.uint8)
+    started = time.perf_counter()
+    features = _features(labeller, some)
+    per_image = (time.perf_counter() - started) / BATCH
+    rows = features.repeat(math.ceil(min(plan.batch_size, _MICROBATCH) / BATCH), 1).unsqueeze(1)
+    started = time.perf_counter()
+    errors = (rows @ labeller.weight.detach()).softmax(2)
+    clip_and_sum({"weight": OuterProducts(rows, errors)}, config.labeller.max_grad_norm)
+    per_row = (time.perf_counter() - started) / len(rows)
+    kept = images * 4 * len(labeller.weight) <= _KEPT_BYTES
+    passes = images if kept else plan.steps * plan.batch_size
+    return per_image * passes + per_row * plan.steps * plan.batch_size
 
 
 def _features_or_images(labeller: Labeller, rows: npt.NDArray[np.uint8]) -> Tensor:

@@ -127,7 +127,7 @@ def train(
     if folder.finished and not _may_go_further(folder, config):
         tell(TrainingEvent("released", f"{folder.path} is finished; nothing was done"))
         return run
-    if config is not asked:
+    if config.training.steps < asked.training.steps:
         tell(
             TrainingEvent(
                 "plan",
@@ -163,6 +163,8 @@ def _plan_in_words(config: Config, plan: Plan) -> str:
     parts = []
     if plan.prior is not None:
         parts.append(f"statistics with noise multiplier {plan.prior.noise_multiplier:.4g}")
+    if plan.labeller is not None:
+        parts.append(f"{plan.labeller.steps} labeller steps")
     if plan.steps:
         parts.append(
             f"{plan.steps} steps at sample rate {plan.sample_rate:.4g} with noise multiplier "
