@@ -3,20 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Array = npt.NDArray[np.float64]
 
 ROUNDS = 6
 
 
+TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+_ROUNDS_OF_EM = 40
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a labeller's logits and the class that an image was drawn for are put together.
+
+    Attributes:
+        temperature: divides the logits.
+        asked_given_shown: (Y, Y), rows of sum 1: of images that show a class, what they were drawn
+            for.
+    """
+
+    temperature: float
+    asked_given_shown: Array
+
+    def probabilities(self, logits: Array, asked: Labels) -> Array:
+        """(n, Y): what images show, from logits (n, Y) and the classes (n,) they were drawn for."""
+        joint = _softmax(logits / self.temperature) * self.asked_given_shown[:, asked].T
+        found: Array = joint / joint.sum(1, keepdims=True)
+        return found
+
+
+def fit_reading(logits: Array, asked: Labels) -> Reading:
+    """The temperature and table under which what images were drawn for is most likely.
+
+    Logits (n, Y) of images that were drawn for ``asked`` (n,). Asked labels are taken for noisy
+    copies of what images show, p(asked | image) = sum_y p(y | image) p(asked | y), as in learning
+    with noisy labels (Sukhbaatar et al. 2014, arXiv 1406.2080); the table by expectation
+    maximisation, the temperature, since a classifier trained with noise is too sure of images that
+    are unlike its own, by trial.
+    """
+    classes = logits.shape[1]
+    drawn_for = np.eye(classes)[asked]
+    best, most = None, -np.inf
+    for temperature in TEMPERATURES:
+        reading = Reading(temperature, 0.9 * np.eye(classes) + 0.1 / classes)
+        for _ in range(_ROUNDS_OF_EM):
+            posterior = reading.probabilities(logits, asked)
+            # One image more of each class, as the last table has it, keeps rows from vanishing.
+            counts = posterior.T @ drawn_for + reading.asked_given_shown
+            reading = Reading(temperature, counts / counts.sum(1, keepdims=True))
+        predicted = _softmax(logits / temperature) * reading.asked_given_shown[:, asked].T
+        likelihood = float(np.log(predicted.sum(1)).mean())
+        if likelihood > most:
+            best, most = reading, likelihood
+    assert best is not None
+    return best
+
+
+def _softmax(logits: Array) -> Array:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    found: Array = powers / powers.sum(1, keepdims=True)
+    return found
+
+
 def draw_as_labelled(
-    draw: Callable[[Labels], Images], read: Callable[[Images], Labels], wanted: Labels
+    draw: Callable[[Labels], Images],
+    read: Callable[[Images, Labels], Labels],
+    wanted: Labels,
 ) -> Images:
-    """Images (n, H, W, C), one for each of ``wanted`` (n,), in which ``read`` finds that class.
+    """Images (n, H, W, C), one for each of ``wanted`` (n,), in which ``read(images, drawn for)``
+    finds that class.
 
     ``draw`` is asked for every place; an image that shows another class than it was drawn for goes
     to an open place of that class. What is still open is drawn again, up to ``ROUNDS`` times in
@@ -28,7 +90,8 @@ def draw_as_labelled(
         drawn = draw(wanted[places])
         if images is None:
             images = np.empty((len(wanted), *drawn.shape[1:]), drawn.dtype)
-        asked, found = wanted[places], read(drawn)
+        asked = wanted[places]
+        found = read(drawn, asked)
         open_places, unused = np.ones(len(places), bool), np.ones(len(places), bool)
         for label in np.unique(asked):
             free = np.flatnonzero(asked == label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,16 @@ from dpdm.networks import Labeller, load_into, load_weights
 from dpdm.networks.labeller import BATCH
 from dpdm.release.build import build_denoiser
 from dpdm.release.files import find_release, read_json
-from dpdm.release.labelled import draw_as_labelled
+from dpdm.release.labelled import Reading, draw_as_labelled, fit_reading
 from dpdm.release.precision import autocast_dtype
 
 Progress = Callable[[int, int], None]
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Array = npt.NDArray[np.float64]
+
+_READ, _READ_A_CLASS = 4000, 50
+"""Samples of the prior that the labeller is compared on with what they were drawn for."""
 
 
 @dataclass(frozen=True)
@@ -177,19 +181,40 @@ class Model:
             return draw(drawn), drawn
         return draw_as_labelled(draw, self.read, drawn), drawn
 
-    def read(self, images: Images) -> Labels:
+    def read(self, images: Images, asked: Labels | None = None) -> Labels:
         """The labels (n,) that the labeller finds in images (n, H, W, C).
+
+        Of samples, ``asked`` are the classes (n,) that they were drawn for: these count as well, as
+        much as they prove right (``fit_reading``).
 
         Raises:
             RequestError: the release has no labeller.
         """
+        found = self._logits(images)
+        if asked is not None and self._reading is not None:
+            found = self._reading.probabilities(found, asked)
+        labels: Labels = found.argmax(1)
+        return labels
+
+    def _logits(self, images: Images) -> Array:
+        """(n, Y), the labeller's."""
         if self.labeller is None:
             raise RequestError("this release has no labeller (labeller.enabled=false)")
-        labels = np.empty(len(images), np.int64)
+        found = np.empty((len(images), len(self.classes)))
         for start in range(0, len(images), BATCH):
             part = to_model_space(np.array(images[start : start + BATCH]))
-            labels[start : start + BATCH] = self.labeller(part).argmax(1).numpy()
-        return labels
+            found[start : start + BATCH] = self.labeller(part).numpy()
+        return found
+
+    @cached_property
+    def _reading(self) -> Reading | None:
+        """Fitted to samples of the prior, the same at every call; None without a prior."""
+        if self.mixture is None:
+            return None
+        classes = len(self.classes)
+        asked = np.arange(max(_READ, _READ_A_CLASS * classes)) % classes
+        images = self._draw_prior(asked, BATCH, torch.Generator().manual_seed(0), None)
+        return fit_reading(self._logits(images), asked)
 
     def _draw_steps(
         self,
