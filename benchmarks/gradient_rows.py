@@ -45,7 +45,7 @@ def make_task(problem: Problem, units: int, views: int, device: str) -> Task:
         in_channels=channels * base.input_multiple,
         out_channels=channels,
         classes=problem.classes,
-        **config.network.model_dump(exclude={"label_dropout"}),
+        **config.network.model_dump(exclude={"label_dropout", "init"}),
     )
     with torch.no_grad():
         for parameter in network.parameters():  # no layer at zero: every kernel has work to do

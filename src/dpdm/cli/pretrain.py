@@ -57,7 +57,7 @@ def pretrain_command(
         images, name = _procedural(config, count, size, seed), "procedural images, made by code"
     else:
         dataset = open_with(config, public)
-        images, name = dataset.private_images, dataset.name
+        images, name = dataset.public_images(), dataset.name
     how = Pretraining(name, steps, batch_size, learning_rate, seed)
     with display() as shown:
         pretrain(

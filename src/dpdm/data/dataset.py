@@ -107,6 +107,10 @@ class Dataset:
                 size = int(self.private_groups.max()) + 1
         return PublicFacts(self.name, self.shape, self.classes, size, self.public_size_declared)
 
+    def public_images(self) -> Images:
+        """The images (N, H, W, C) of a data set that its owner calls public, to pretrain on."""
+        return self.private_images
+
     def without_labels(self) -> Dataset:
         """The same images as an unlabelled set."""
         return replace(self, classes=(), private_labels=None)
