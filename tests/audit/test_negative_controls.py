@@ -167,7 +167,8 @@ def test_a_normaliser_from_the_data_is_caught(audit, plant, divisor):
 
 def test_the_same_batch_in_every_step_is_caught(audit, plant, monkeypatch):
     monkeypatch.setattr(mechanisms, "SeededNoise", SeededNoise, raising=False)
-    plant(mechanisms, DpSgdStep, "release", 'key=("poisson", step)', 'key=("poisson",)')
+    keyed = 'key=(f"sample of {self.name}", step)'
+    plant(mechanisms, DpSgdStep, "release", keyed, 'key=("sample",)')
     plant(
         mechanisms,
         DpSgdStep,
