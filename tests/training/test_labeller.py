@@ -18,7 +18,7 @@ from dpdm.errors import RequestError
 from dpdm.networks import Labeller, load_weights
 from dpdm.privacy import PrivateUnits, Session, epsilon, read_ledger
 from dpdm.training import Interrupted, make_plan, train
-from dpdm.training.labeller import train_labeller
+from dpdm.training.labeller import LabellerState, train_labeller
 from dpdm.training.plan import LabellerPlan
 from dpdm.training.seeded_noise import SeededNoise
 
@@ -63,11 +63,10 @@ def without_noise(digits: Dataset, small, steps: int, groups=None, each: int = 1
     labels = np.asarray(digits.private_labels)[:60]
     units = PrivateUnits(images, labels, groups)
     labeller = Labeller((1, 8, 8), 10)
-    zeros = {name: torch.zeros_like(labeller.weight) for name in ("weight", "momentum")}
     count = 60 if groups is None else len(np.unique(groups))
     plan = LabellerPlan(1.0, steps, 0.0, count)
     session = Session(None, SeededNoise(0))
-    train_labeller(config, plan, labeller, units, session, (zeros, 0), lambda *_: None)
+    list(train_labeller(config, plan, LabellerState.begin(labeller), units, session))
     return labeller, to_model_space(np.array(images)), torch.from_numpy(np.array(labels))
 
 

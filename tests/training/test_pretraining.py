@@ -35,7 +35,7 @@ def pretrained(images, small, tmp_path):
 
 def test_a_run_begins_with_the_weights_and_knows_no_class_yet(pretrained, digits, small):
     config = small(*SKIP, f"network.init={pretrained}")
-    denoiser = build_for(config, digits.facts("image"), None)
+    denoiser = build_for(config, digits.facts("image"), None, first_weights(config, 1))
     weights = load_weights(pretrained)[0]
     own = denoiser.network.state_dict()
     assert all(torch.equal(own[name], value) for name, value in weights.items())

@@ -59,6 +59,11 @@ class Canaries:
         self.sent: Contributions | None = None
         self._generator = generator
 
+    @property
+    def width(self) -> int:
+        """Coordinates of their part of a gradient."""
+        return self.count + self.blanks
+
     def take_sent(self) -> Contributions:
         """What went into the statistic that is being released, once."""
         sent, self.sent = self.sent, None
@@ -119,8 +124,7 @@ class CanaryUnits(PrivateUnits):
         for gradient in gradients.values():
             whole = gradient.left if isinstance(gradient, OuterProducts) else gradient
             whole[torch.from_numpy(rows)] = 0.0
-        width = self._canaries.count + self._canaries.blanks
-        own = torch.zeros(len(units), width, device=losses.device)
+        own = torch.zeros(len(units), self._canaries.width, device=losses.device)
         own[torch.from_numpy(rows), torch.from_numpy(who)] = _LOUD
         return losses, {**gradients, ENTRY: own}
 

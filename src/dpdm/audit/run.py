@@ -218,18 +218,18 @@ class _AuditedTrainer(Trainer):
     denoiser: torch.nn.Module
 
     def _train(self, denoiser: Denoiser, mixture: Mixture | None) -> Any:
-        witness = self.session.witness  # type: ignore[attr-defined]
-        width = witness.canaries.count + witness.canaries.blanks
-        own = torch.nn.Parameter(torch.zeros(width, device=self.device), requires_grad=False)
-        denoiser.network.register_parameter(ENTRY, own)
+        self._add_entry(denoiser.network, self.device)
         return super()._train(denoiser, mixture)
 
     def _fresh_labeller(self) -> Labeller:
-        labeller, witness = super()._fresh_labeller(), self.session.witness  # type: ignore[attr-defined]
-        width = witness.canaries.count + witness.canaries.blanks
-        own = torch.nn.Parameter(torch.zeros(width), requires_grad=False)
-        labeller.register_parameter(ENTRY, own)
+        labeller = super()._fresh_labeller()
+        self._add_entry(labeller, torch.device("cpu"))
         return labeller
+
+    def _add_entry(self, module: torch.nn.Module, device: torch.device) -> None:
+        width = self.session.witness.canaries.width  # type: ignore[attr-defined]
+        own = torch.nn.Parameter(torch.zeros(width, device=device), requires_grad=False)
+        module.register_parameter(ENTRY, own)
 
     def _release(
         self, network: dict[str, torch.Tensor] | None, mixture: Mixture | None, *_: object

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dpdm.cli.console import display, out
 from dpdm.cli.options import Settings, load, open_with
 from dpdm.errors import RequestError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from dpdm.config import Config
 
 
 def register(app: typer.Typer) -> None:
@@ -52,9 +46,11 @@ def pretrain_command(
         raise RequestError(f"--out {out_path}: exists already; give another file")
     from dpdm.training.pretraining import PROCEDURAL, Pretraining, pretrain
 
-    name = public
     if public == PROCEDURAL:
-        images, name = _procedural(config, count, size, seed), "procedural images, made by code"
+        from dpdm.data.procedural import procedural_images
+
+        images = procedural_images(count, size, size, config.data.channels or 1, seed)
+        name = "procedural images, made by code"
     else:
         dataset = open_with(config, public)
         images, name = dataset.public_images(), dataset.name
@@ -68,9 +64,3 @@ def pretrain_command(
             lambda done, total, loss: shown.update("pretraining", done, total, f"loss {loss:.4f}"),
         )
     out.print(f"weights in {out_path}: use --set network.init={out_path}", markup=False)
-
-
-def _procedural(config: Config, count: int, size: int, seed: int) -> npt.NDArray[np.uint8]:
-    from dpdm.data.procedural import procedural_images
-
-    return procedural_images(count, size, size, config.data.channels or 1, seed)

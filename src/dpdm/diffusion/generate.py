@@ -78,7 +78,7 @@ def generate(
     sigmas = karras_sigmas(steps, sigma_min, sigma_max, rho)
     channels, height, width = image_shape
     images = np.empty((total, height, width, channels), dtype=np.uint8)
-    batches = [(start, min(start + batch_size, total)) for start in range(0, total, batch_size)]
+    batches = [(first, min(first + batch_size, total)) for first in range(0, total, batch_size)]
     with torch.no_grad(), _evaluating(denoiser):
         for index, (first, stop) in enumerate(batches):
             chosen = None if labels is None else labels[first:stop].to(device)

@@ -23,6 +23,9 @@ _STRIDE = 4
 _LARGEST = 32
 """Larger images are first brought to at most this many pixels a side, by averaging."""
 
+_COLOUR_GAIN = 4.0
+"""Brings colour differences, some 0.1 to 0.3, to the size of normalised features."""
+
 
 class Scattering(nn.Module):
     """Features (N, ``features``) float32 of images (N, C, H, W) in [-1, 1]; an image's own alone.
@@ -33,6 +36,10 @@ class Scattering(nn.Module):
 
     fine: Tensor
     coarse: Tensor
+    rows: Tensor
+    columns: Tensor
+    half_rows: Tensor
+    half_columns: Tensor
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -42,12 +49,15 @@ class Scattering(nn.Module):
         self.shrinks = shrink > 1
         down, along = ((side + _STRIDE - 1) // _STRIDE for side in self.size)
         self.features = (CHANNELS + channels - 1) * down * along
-        self.register_buffer("fine", _morlets(0.8, 3 * math.pi / 4, radius=3), persistent=False)
-        self.register_buffer("coarse", _morlets(1.6, 3 * math.pi / 8, radius=6), persistent=False)
+        fixed = {
+            "fine": _morlets(0.8, 3 * math.pi / 4, radius=3),
+            "coarse": _morlets(1.6, 3 * math.pi / 8, radius=6),
+        }
         for name, side in zip(("rows", "columns"), self.size, strict=True):
-            half = (side + 1) // 2
-            self.register_buffer(name, _averages(side, _STRIDE, 1.6), persistent=False)
-            self.register_buffer(f"half_{name}", _averages(half, 2, 0.8), persistent=False)
+            fixed[name] = _averages(side, _STRIDE, 1.6)
+            fixed[f"half_{name}"] = _averages((side + 1) // 2, _STRIDE // 2, 0.8)
+        for name, value in fixed.items():
+            self.register_buffer(name, value, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, features) float32, on the images' device."""
@@ -57,25 +67,13 @@ class Scattering(nn.Module):
         grey = x.mean(1, keepdim=True)
         first = _moduli(grey, self.fine, 1)
         second = torch.cat([_moduli(grey, self.coarse, 2), _moduli(first, self.coarse, 2)], 1)
-        maps = torch.cat(
-            [
-                self._average(torch.cat([grey, first], 1), "rows", "columns"),
-                self._average(second, "half_rows", "half_columns"),
-            ],
-            1,
-        )
+        zeroth_and_fine = self.rows @ torch.cat([grey, first], 1) @ self.columns.T
+        maps = torch.cat([zeroth_and_fine, self.half_rows @ second @ self.half_columns.T], 1)
         found = F.group_norm(maps, _GROUPS).flatten(1)
         if x.shape[1] == 1:
             return found
-        colours = self._average((x - grey)[:, :-1], "rows", "columns").flatten(1)
+        colours = (self.rows @ (x - grey)[:, :-1] @ self.columns.T).flatten(1)
         return torch.cat([found, _COLOUR_GAIN * colours], 1)
-
-    def _average(self, maps: Tensor, rows: str, columns: str) -> Tensor:
-        return getattr(self, rows) @ maps @ getattr(self, columns).T  # type: ignore[no-any-return]
-
-
-_COLOUR_GAIN = 4.0
-"""Brings colour differences, some 0.1 to 0.3, to the size of normalised features."""
 
 
 def _moduli(maps: Tensor, wavelets: Tensor, stride: int) -> Tensor:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Array = npt.NDArray[np.float64]
 
 ROUNDS = 6
-
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 _ROUNDS_OF_EM = 40
@@ -34,7 +34,8 @@ class Reading:
 
     def probabilities(self, logits: Array, asked: Labels) -> Array:
         """(n, Y): what images show, from logits (n, Y) and the classes (n,) they were drawn for."""
-        joint = _softmax(logits / self.temperature) * self.asked_given_shown[:, asked].T
+        shown = softmax(logits / self.temperature, axis=1)
+        joint = shown * self.asked_given_shown[:, asked].T
         found: Array = joint / joint.sum(1, keepdims=True)
         return found
 
@@ -52,24 +53,18 @@ def fit_reading(logits: Array, asked: Labels) -> Reading:
     drawn_for = np.eye(classes)[asked]
     best, most = None, -np.inf
     for temperature in TEMPERATURES:
-        reading = Reading(temperature, 0.9 * np.eye(classes) + 0.1 / classes)
+        shown = softmax(logits / temperature, axis=1)
+        table = 0.9 * np.eye(classes) + 0.1 / classes
         for _ in range(_ROUNDS_OF_EM):
-            posterior = reading.probabilities(logits, asked)
+            joint = shown * table[:, asked].T
             # One image more of each class, as the last table has it, keeps rows from vanishing.
-            counts = posterior.T @ drawn_for + reading.asked_given_shown
-            reading = Reading(temperature, counts / counts.sum(1, keepdims=True))
-        predicted = _softmax(logits / temperature) * reading.asked_given_shown[:, asked].T
-        likelihood = float(np.log(predicted.sum(1)).mean())
+            counts = (joint / joint.sum(1, keepdims=True)).T @ drawn_for + table
+            table = counts / counts.sum(1, keepdims=True)
+        likelihood = float(np.log((shown * table[:, asked].T).sum(1)).mean())
         if likelihood > most:
-            best, most = reading, likelihood
+            best, most = Reading(temperature, table), likelihood
     assert best is not None
     return best
-
-
-def _softmax(logits: Array) -> Array:
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    found: Array = powers / powers.sum(1, keepdims=True)
-    return found
 
 
 def draw_as_labelled(

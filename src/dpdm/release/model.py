@@ -155,15 +155,17 @@ class Model:
         place = torch.device(device or "cpu")
         if isinstance(self.denoiser, Denoiser):
             self.denoiser.precision = autocast_dtype(self.config.sampling.precision, place)
-        alone = self.mixture is not None and not isinstance(self.denoiser, Denoiser)
-        scale = chosen.guidance if guidance is None else guidance
-        if scale and not self.classes and not (alone and sampler is None):
-            raise RequestError(f"guidance {scale:g}: this model was trained without labels; use 0")
-        if alone and sampler is None:
-
-            def draw(wanted: Labels) -> Images:
-                return self._draw_prior(wanted, size, generator, progress)
+        draw: Callable[[Labels], Images]
+        if self.mixture is not None and not isinstance(self.denoiser, Denoiser) and sampler is None:
+            draw = partial(
+                self._draw_prior, batch_size=size, generator=generator, progress=progress
+            )
         else:
+            scale = chosen.guidance if guidance is None else guidance
+            if scale and not self.classes:
+                raise RequestError(
+                    f"guidance {scale:g}: this model was trained without labels; use 0"
+                )
             self.denoiser.to(place)
             draw = partial(
                 self._draw_steps,
@@ -213,7 +215,9 @@ class Model:
             return None
         classes = len(self.classes)
         asked = np.arange(max(_READ, _READ_A_CLASS * classes)) % classes
-        images = self._draw_prior(asked, BATCH, torch.Generator().manual_seed(0), None)
+        images = self._draw_prior(
+            asked, batch_size=BATCH, generator=torch.Generator().manual_seed(0)
+        )
         return fit_reading(self._logits(images), asked)
 
     def _draw_steps(
@@ -222,60 +226,51 @@ class Model:
         *,
         settings: SamplerSettings,
         sampler: str,
-        steps: int,
-        guidance: float,
         generator: torch.Generator,
-        batch_size: int,
-        device: torch.device,
-        progress: Progress | None,
-        watch: Callback | None,
+        **how: Any,
     ) -> Images:
+        """By a sampler's steps; ``how`` is for ``generate``."""
         options = {}
         if sampler == "churn":
             names = ("s_churn", "s_min", "s_max", "s_noise")
             options = {name: getattr(settings, name) for name in names}
-        start = None
-        if settings.start == "prior":
+
+        def from_prior(first: int, stop: int) -> torch.Tensor:
             assert self.mixture is not None
-            start = partial(_prior_samples, self.mixture, labels, generator)
+            chosen = torch.from_numpy(labels[first:stop])
+            return self.mixture.sample(chosen, generator).clamp(-1.0, 1.0)
+
         return generate(
             self.denoiser,
             torch.from_numpy(labels) if self.classes else None,
             self.image_shape,
             count=len(labels),
             sampler=sampler,
-            steps=steps,
-            guidance=guidance,
             sigma_min=settings.sigma_min,
             sigma_max=settings.sigma_max,
             rho=settings.rho,
             sampler_options=options,
-            start=start,
+            start=from_prior if settings.start == "prior" else None,
             generator=generator,
-            batch_size=batch_size,
-            device=device,
-            progress=progress,
-            watch=watch,
+            **how,
         )
 
     def _draw_prior(
-        self, labels: Labels, size: int, generator: torch.Generator, progress: Progress | None
+        self,
+        labels: Labels,
+        *,
+        batch_size: int,
+        generator: torch.Generator,
+        progress: Progress | None = None,
     ) -> Images:
         assert self.mixture is not None
         parts = []
-        for start in range(0, len(labels), size):
-            chunk = torch.from_numpy(labels[start : start + size])
+        for start in range(0, len(labels), batch_size):
+            chunk = torch.from_numpy(labels[start : start + batch_size])
             parts.append(to_uint8(self.mixture.sample(chunk, generator)))
             if progress is not None:
-                progress(min(start + size, len(labels)), len(labels))
+                progress(min(start + batch_size, len(labels)), len(labels))
         return np.concatenate(parts)
-
-
-def _prior_samples(
-    mixture: Mixture, labels: Labels, generator: torch.Generator, start: int, stop: int
-) -> torch.Tensor:
-    chosen = torch.from_numpy(labels[start:stop])
-    return mixture.sample(chosen, generator).clamp(-1.0, 1.0)
 
 
 def load(path: str | Path) -> Model:

@@ -18,7 +18,7 @@ from dpdm.errors import DpdmError
 from dpdm.networks import EMA, load_into, load_weights, save_weights
 
 Phase = Literal["pretraining", "warm-up", "labeller", "DP-SGD"]
-_PHASES: dict[Phase, int] = {"pretraining": 0, "warm-up": 0, "labeller": 0, "DP-SGD": 1}
+_PHASES: dict[Phase, int] = {"pretraining": 0, "warm-up": 0, "DP-SGD": 1}
 _KEEP = 2
 
 
@@ -39,6 +39,17 @@ class TrainingState:
     ema: EMA
     phase: Phase
     step: int
+
+    @classmethod
+    def begin(cls, network: nn.Module, phase: Phase, ema_decay: float) -> TrainingState:
+        """Before the first step of a phase; only DP-SGD averages without the EMA's own warm-up."""
+        return cls(
+            network=network,
+            optimiser=torch.optim.Adam(network.parameters(), foreach=True),
+            ema=EMA(network, ema_decay, warmup=phase != "DP-SGD"),
+            phase=phase,
+            step=0,
+        )
 
 
 def save_checkpoint(folder: Path, state: TrainingState, ledger_head: str) -> Path:

@@ -23,7 +23,14 @@ from dpdm.training.labeller import time_labeller
 from dpdm.training.lanes import Lanes, usable_lanes
 from dpdm.training.memory import peak_memory
 from dpdm.training.microbatch import random_views, resolve_microbatch
-from dpdm.training.plan import Plan, make_plan, parameter_count, settle, signal_to_noise
+from dpdm.training.plan import (
+    Plan,
+    make_plan,
+    parameter_count,
+    settle,
+    signal_to_noise,
+    steps_left_out,
+)
 from dpdm.training.pretraining import first_weights
 
 _ENOUGH_SIGNAL = 3.0
@@ -181,13 +188,9 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
         seconds,
         peak_memory(device),
         signal,
-        tuple(_warnings(plan, signal, max(classes, 1), left_out=_left_out(asked, config))),
-        None if pretrained is None else str(pretrained[1]["source"]),
+        tuple(_warnings(plan, signal, max(classes, 1), left_out=steps_left_out(asked, config))),
+        None if pretrained is None else pretrained.source,
     )
-
-
-def _left_out(asked: Config, settled: Config) -> bool:
-    return asked.training.steps > 0 and settled.training.steps == 0
 
 
 def _warnings(plan: Plan, signal: float | None, classes: int, left_out: bool) -> list[str]:

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dpdm.config import Config
 from dpdm.diffusion.images import to_model_space
-from dpdm.networks import Labeller
+from dpdm.networks import Labeller, load_weights, save_weights
 from dpdm.networks.labeller import BATCH
 from dpdm.privacy import DpSgdStep, OuterProducts, PrivateUnits, Session, clip_and_sum
-from dpdm.training.loop import StepRecord, images_per_unit
+from dpdm.training.loop import StepRecord, images_per_unit, on_device
 from dpdm.training.plan import LabellerPlan
 
 MOMENTUM = 0.9
@@ -32,36 +32,47 @@ _KEPT_BYTES = 2 * 2**30
 """Features of all images are kept where they take no more; else they are computed anew."""
 
 
+@dataclass
+class LabellerState:
+    """What a step of the labeller changes: its weight, the momentum, and the number of steps."""
+
+    labeller: Labeller
+    momentum: Tensor
+    step: int
+
+    @classmethod
+    def begin(cls, labeller: Labeller) -> LabellerState:
+        """Before the first step."""
+        return cls(labeller, torch.zeros_like(labeller.weight), 0)
+
+    def save(self, path: Path, ledger_head: str) -> None:
+        """Writes it atomically; ``ledger_head`` as in a checkpoint."""
+        tensors = {"weight": self.labeller.weight, "momentum": self.momentum}
+        save_weights(path, tensors, {"step": str(self.step), "ledger_head": ledger_head})
+
+    def load(self, path: Path) -> str:
+        """Takes over what was saved, and returns the ledger's head of then."""
+        tensors, metadata = load_weights(path)
+        self.labeller.weight.data.copy_(tensors["weight"])
+        self.momentum, self.step = tensors["momentum"], int(metadata["step"])
+        return metadata["ledger_head"]
+
+
 def train_labeller(
     config: Config,
     plan: LabellerPlan,
-    labeller: Labeller,
+    state: LabellerState,
     units: PrivateUnits,
     session: Session,
-    state: tuple[dict[str, Tensor], int],
-    after_step: Callable[[dict[str, Tensor], StepRecord], None],
-) -> None:
-    """DP-SGD from ``state`` on: weight and momentum by name, and the steps that are done.
+) -> Iterator[StepRecord]:
+    """DP-SGD from ``state.step`` on. Each step spends ``plan``'s event.
 
-    Each step spends ``plan``'s event. Where steps were done again after an interruption, later ones
-    are left out, so that no more is spent than was planned.
-
-    Args:
-        config: ``labeller`` and ``privacy`` are used.
-        plan: steps, sample rate, noise.
-        labeller: its ``weight`` is trained.
-        units: the private images, (N, H, W, C) uint8, with labels.
-        session: the ledger and the noise.
-        state: ``{"weight", "momentum"}`` and a number of steps.
-        after_step: told the state and the record of every step; may raise.
+    Where steps were done again after an interruption, later ones are left out, so that no more is
+    spent than was planned. ``units`` are images (N, H, W, C) uint8 with labels; of ``config``,
+    ``labeller`` and ``privacy`` are used.
     """
-    tensors, done = state
-    labeller.weight.data.copy_(tensors["weight"])
-    momentum = tensors["momentum"].clone()
-    units = units.transform(
-        partial(_features_or_images, labeller), lambda labels: torch.from_numpy(np.array(labels))
-    )
-    each = images_per_unit(config)
+    labeller, each = state.labeller, images_per_unit(config)
+    units = on_device(units, torch.device("cpu")).transform(partial(_features_or_images, labeller))
     mechanism = DpSgdStep(
         plan.sample_rate,
         plan.noise_multiplier,
@@ -74,8 +85,7 @@ def train_labeller(
 
     def unit_gradients(rows: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, OuterProducts]]:
         features = rows if rows.dtype == torch.float32 else _features(labeller, rows)
-        weight = labeller.weight.detach()
-        logits = features @ weight
+        logits = features @ labeller.weight.detach()
         losses = F.cross_entropy(logits, labels, reduction="none")
         errors = logits.softmax(1)
         errors[torch.arange(len(errors)), labels] -= 1.0
@@ -84,24 +94,13 @@ def train_labeller(
         return losses.view(count, each).mean(1), {"weight": OuterProducts(left, right)}
 
     parameters = {name: value.detach() for name, value in labeller.named_parameters()}
-    for step in range(done, plan.steps):
-        if not _affordable(session, mechanism, plan.steps):
-            break
+    while state.step < plan.steps and _affordable(session, mechanism, plan.steps):
         started = time.perf_counter()
-        noised, seen = mechanism.release(units, unit_gradients, parameters, session, step)
-        momentum.mul_(MOMENTUM).add_(noised["weight"])
-        labeller.weight.data.sub_(config.labeller.learning_rate * momentum)
-        record = StepRecord(
-            "labeller",
-            step + 1,
-            time.perf_counter() - started,
-            seen.private_units * each,
-            seen.private_loss,
-            seen.private_units,
-            seen.private_clipped_share,
-            seen.private_nonfinite_units,
-        )
-        after_step({"weight": labeller.weight.detach().clone(), "momentum": momentum}, record)
+        noised, seen = mechanism.release(units, unit_gradients, parameters, session, state.step)
+        state.momentum.mul_(MOMENTUM).add_(noised["weight"])
+        labeller.weight.data.sub_(config.labeller.learning_rate * state.momentum)
+        state.step += 1
+        yield StepRecord.of_private_step("labeller", state.step, started, each, seen)
 
 
 def time_labeller(config: Config, plan: LabellerPlan, labeller: Labeller, images: int) -> float:
@@ -116,16 +115,17 @@ def time_labeller(config: Config, plan: LabellerPlan, labeller: Labeller, images
     errors = (rows @ labeller.weight.detach()).softmax(2)
     clip_and_sum({"weight": OuterProducts(rows, errors)}, config.labeller.max_grad_norm)
     per_row = (time.perf_counter() - started) / len(rows)
-    kept = images * 4 * len(labeller.weight) <= _KEPT_BYTES
-    passes = images if kept else plan.steps * plan.batch_size
+    passes = images if _fits(labeller, images) else plan.steps * plan.batch_size
     return per_image * passes + per_row * plan.steps * plan.batch_size
 
 
-def _features_or_images(labeller: Labeller, rows: npt.NDArray[np.uint8]) -> Tensor:
+def _fits(labeller: Labeller, images: int) -> bool:
+    return images * 4 * len(labeller.weight) <= _KEPT_BYTES
+
+
+def _features_or_images(labeller: Labeller, images: Tensor) -> Tensor:
     """float32 features where they fit, else the uint8 images."""
-    images = torch.from_numpy(np.array(rows))
-    fits = len(rows) * 4 * len(labeller.weight) <= _KEPT_BYTES
-    return _features(labeller, images) if fits else images
+    return _features(labeller, images) if _fits(labeller, len(images)) else images
 
 
 def _features(labeller: Labeller, images: Tensor) -> Tensor:

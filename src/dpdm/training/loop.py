@@ -26,8 +26,10 @@ from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.diffusion.views import draw_views
 from dpdm.privacy import DpSgdStep, Gradients, PrivateUnits, Session, per_unit_gradients
+from dpdm.privacy.mechanisms import PrivateStepStatistics
 from dpdm.training.checkpoint import Phase, TrainingState
 from dpdm.training.draws import keyed_dropout, keyed_generator
+from dpdm.training.interrupt import Interrupted, InterruptFlag
 from dpdm.training.lanes import Lanes
 from dpdm.training.plan import Plan
 
@@ -45,11 +47,60 @@ class StepRecord:
     private_clipped_share: float = 0.0
     private_nonfinite_units: int = 0
 
+    @classmethod
+    def of_private_step(
+        cls, phase: Phase, step: int, started: float, each: int, seen: PrivateStepStatistics
+    ) -> StepRecord:
+        """Of a step of a mechanism, begun at ``started``, with ``each`` image passes a unit."""
+        return cls(
+            phase,
+            step,
+            time.perf_counter() - started,
+            seen.private_units * each,
+            seen.private_loss,
+            seen.private_units,
+            seen.private_clipped_share,
+            seen.private_nonfinite_units,
+        )
+
+
+def saved_steps(
+    records: Iterator[StepRecord],
+    steps: int,
+    save: Callable[[], None],
+    every: int,
+    interrupt: InterruptFlag,
+    afterwards: str,
+) -> Iterator[StepRecord]:
+    """Passes records on; saves after every so many, at Ctrl-C, and at the end what is not yet.
+
+    Raises:
+        Interrupted: at Ctrl-C, with the state saved; ``afterwards`` says where and how to go on.
+    """
+    unsaved = False
+    for record in records:
+        yield record
+        stop = interrupt.raised
+        unsaved = record.step % every != 0 and not stop
+        if not unsaved:
+            save()
+        if stop:
+            raise Interrupted(
+                f"interrupted after {record.phase} step {record.step} of {steps}; {afterwards}"
+            )
+    if unsaved:
+        save()
+
+
+def falling(step: int, steps: int) -> float:
+    """Half a cosine from 1 down to 0."""
+    return 0.5 * (1.0 + math.cos(math.pi * step / max(steps, 1)))
+
 
 def learning_rate(config: Config, peak: float, step: int, steps: int) -> float:
     """Of step number ``step`` (from 0) of ``steps``: constant, or half a cosine down to 0."""
     if config.training.schedule == "cosine":
-        return peak * 0.5 * (1.0 + math.cos(math.pi * step / max(steps, 1)))
+        return peak * falling(step, steps)
     return peak
 
 
@@ -175,7 +226,7 @@ def _views(
     return chosen, sigma, noise, labels
 
 
-def _on_device(units: PrivateUnits, device: torch.device) -> PrivateUnits:
+def on_device(units: PrivateUnits, device: torch.device) -> PrivateUnits:
     """The same units as tensors on the device; a copy, because torch takes no read-only arrays."""
 
     def move(rows: npt.NDArray[Any]) -> Tensor:
@@ -208,7 +259,7 @@ def dp_sgd(
     ``microbatch`` units pass through the network at once, in each of ``lanes``. ``may_step`` is
     asked before every step whether the budget allows one more.
     """
-    units = _on_device(units, next(denoiser.network.parameters()).device)
+    units = on_device(units, next(denoiser.network.parameters()).device)
     mechanism = DpSgdStep(
         sample_rate=plan.sample_rate,
         noise_multiplier=plan.noise_multiplier,
@@ -245,13 +296,4 @@ def dp_sgd(
             )
         rate = learning_rate(config, config.training.learning_rate, state.step, plan.steps)
         _apply(state, noised, rate)
-        yield StepRecord(
-            "DP-SGD",
-            state.step,
-            time.perf_counter() - started,
-            seen.private_units * config.views.count,
-            seen.private_loss,
-            seen.private_units,
-            seen.private_clipped_share,
-            seen.private_nonfinite_units,
-        )
+        yield StepRecord.of_private_step("DP-SGD", state.step, started, config.views.count, seen)

@@ -147,6 +147,11 @@ def settle(config: Config, facts: PublicFacts) -> tuple[Config, Plan]:
     return without, make_plan(without, **public)
 
 
+def steps_left_out(asked: Config, settled: Config) -> bool:
+    """Whether ``settle`` left the gradient steps out."""
+    return settled.training.steps < asked.training.steps
+
+
 def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) -> Plan:
     """Solves the noise for the whole budget.
 

@@ -7,7 +7,6 @@ Nothing private is read; the statement names the public images.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from dpdm.config import Config
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.images import to_model_space
 from dpdm.errors import DpdmError, RequestError
-from dpdm.networks import EMA, load_into, load_weights, save_weights
+from dpdm.networks import load_into, load_weights, save_weights
 from dpdm.release import autocast_dtype, build_denoiser
 from dpdm.release.files import read_json, write_text
 from dpdm.training.checkpoint import (
@@ -35,8 +34,8 @@ from dpdm.training.checkpoint import (
     save_checkpoint,
 )
 from dpdm.training.draws import keyed_generator
-from dpdm.training.interrupt import Interrupted, InterruptFlag
-from dpdm.training.loop import plain_training
+from dpdm.training.interrupt import InterruptFlag
+from dpdm.training.loop import falling, plain_training, saved_steps
 
 PROCEDURAL = "procedural"
 _KEY = "pretrained"
@@ -124,50 +123,36 @@ def _train(
     folder: Path,
     progress: Callable[[int, int, float], None],
 ) -> TrainingState:
+    # A network is built for whoever takes a step; without a prior its base is c_skip x.
+    one_step = config.training.model_copy(update={"steps": 1})
+    settings = config.model_copy(update={"training": one_step})
     generator = keyed_generator(how.seed, "initial weights")
-    denoiser = build_denoiser(_with_network(config), shape, 0, None, generator)
+    denoiser = build_denoiser(settings, shape, 0, None, generator)
     assert isinstance(denoiser, Denoiser)
     denoiser.precision = autocast_dtype(config.training.precision, torch.device("cpu"))
-    network = denoiser.network
-    state = TrainingState(
-        network,
-        torch.optim.Adam(network.parameters(), foreach=True),
-        EMA(network, _EMA_DECAY, warmup=True),
-        "pretraining",
-        0,
-    )
+    state = TrainingState.begin(denoiser.network, "pretraining", _EMA_DECAY)
     if checkpoints := list_checkpoints(folder):
         load_checkpoint(checkpoints[-1], state)
     pool = torch.from_numpy(images)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, None]:
         chosen = torch.randint(len(pool), (how.batch_size,), generator=generator)
-        return to_model_space(pool[chosen], torch.device("cpu")), None
+        return to_model_space(pool[chosen]), None
 
     def rate(step: int) -> float:
-        falling = 0.5 * (1.0 + math.cos(math.pi * step / how.steps))
-        return how.learning_rate * falling * min(1.0, (step + 1) / _RAMP)
+        return how.learning_rate * falling(step, how.steps) * min(1.0, (step + 1) / _RAMP)
 
-    loss = 0.0
+    def save() -> None:
+        save_checkpoint(folder, state, "")
+
+    loss, afterwards = 0.0, f"saved in {folder}: the same command goes on"
     with InterruptFlag() as interrupt:
-        for record in plain_training(denoiser, draw, rate, state, how.steps, how.seed):
+        records = plain_training(denoiser, draw, rate, state, how.steps, how.seed)
+        steps = (how.steps, save, how.save_every, interrupt, afterwards)
+        for record in saved_steps(records, *steps):
             loss = record.loss if not loss else 0.98 * loss + 0.02 * record.loss
             progress(record.step, how.steps, loss)
-            if record.step % how.save_every == 0 or interrupt.raised:
-                save_checkpoint(folder, state, "")
-            if interrupt.raised:
-                raise Interrupted(
-                    f"interrupted after step {record.step} of {how.steps}; saved in {folder}: the "
-                    "same command goes on"
-                )
     return state
-
-
-def _with_network(config: Config) -> Config:
-    """Settings that build a network and its paper's base, whatever a run would do with them."""
-    training = config.training.model_copy(update={"steps": max(config.training.steps, 1)})
-    diffusion = config.diffusion.model_copy(update={"base": "skip"})
-    return config.model_copy(update={"training": training, "diffusion": diffusion})
 
 
 def _description(config: Config, how: Pretraining, shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -187,8 +172,17 @@ def _description(config: Config, how: Pretraining, shape: tuple[int, int, int]) 
     }
 
 
-def first_weights(config: Config, channels: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Weights by name that ``network.init`` names, and how they were made; None where it is unset.
+@dataclass(frozen=True)
+class FirstWeights:
+    """Pretrained weights by name, the public images they come from, and what named them."""
+
+    tensors: dict[str, Tensor]
+    source: str
+    init: str
+
+
+def first_weights(config: Config, channels: int) -> FirstWeights | None:
+    """What ``network.init`` names; None where it is unset.
 
     Raises:
         RequestError: no such file, one of other making, or one for other settings or channels.
@@ -198,7 +192,7 @@ def first_weights(config: Config, channels: int) -> tuple[dict[str, Tensor], dic
     if init is None:
         return None
     path = _shipped(channels) if init == PROCEDURAL else Path(init)
-    if path.is_dir() or not path.is_file():
+    if not path.is_file():
         raise RequestError(
             f"network.init={init}: no such file; use {PROCEDURAL}, or a file that `dpdm pretrain` "
             "wrote"
@@ -212,7 +206,7 @@ def first_weights(config: Config, channels: int) -> tuple[dict[str, Tensor], dic
             "pretrained on"
         ) from None
     _check_fit(init, about, config, channels)
-    return tensors, about
+    return FirstWeights(tensors, str(about["source"]), init)
 
 
 def _shipped(channels: int) -> Path:
@@ -239,7 +233,7 @@ def _check_fit(init: str, about: dict[str, Any], config: Config, channels: int) 
             )
 
 
-def begin_from(denoiser: Denoiser, tensors: dict[str, Tensor], init: str) -> None:
+def begin_from(denoiser: Denoiser, first: FirstWeights) -> None:
     """Puts pretrained weights into a fresh network; its class embedding begins at zero.
 
     Raises:
@@ -250,6 +244,6 @@ def begin_from(denoiser: Denoiser, tensors: dict[str, Tensor], init: str) -> Non
         name: torch.zeros_like(value) for name, value in own.items() if name.startswith(_CLASSES)
     }
     try:
-        load_into(denoiser.network, {**tensors, **zeros}, source=f"network.init={init}")
+        load_into(denoiser.network, {**first.tensors, **zeros}, source=f"network.init={first.init}")
     except DpdmError as error:
         raise RequestError(str(error)) from None

@@ -21,7 +21,8 @@ from dpdm.release.model import read_statement
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder, open_run_folder
 from dpdm.training.interrupt import InterruptFlag
-from dpdm.training.plan import Plan, settle
+from dpdm.training.plan import Plan, settle, steps_left_out
+from dpdm.training.pretraining import first_weights
 from dpdm.training.seeded_noise import SeededNoise
 from dpdm.training.trainer import Trainer, build_for
 
@@ -114,7 +115,7 @@ def train(
     asked = config = _with_whole_path(config)
     config, plan = settle(config, facts)
     # Settings that do not fit the image are refused before a folder exists.
-    build_for(config, facts, None)
+    build_for(config, facts, None, first_weights(config, facts.image_shape[0]))
     check_shared_ledger(config)
     kept = {
         "name": facts.name,
@@ -127,7 +128,7 @@ def train(
     if folder.finished and not _may_go_further(folder, config):
         tell(TrainingEvent("released", f"{folder.path} is finished; nothing was done"))
         return run
-    if config.training.steps < asked.training.steps:
+    if steps_left_out(asked, config):
         tell(
             TrainingEvent(
                 "plan",

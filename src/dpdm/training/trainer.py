@@ -18,7 +18,7 @@ from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.errors import DpdmError
-from dpdm.networks import EMA, Labeller, load_weights, save_weights
+from dpdm.networks import Labeller, load_weights, save_weights
 from dpdm.privacy import Event, NoisedSum, PrivateUnits, Session, epsilon, validate
 from dpdm.promise import build_statement, render_markdown, steps_within
 from dpdm.release import autocast_dtype, build_denoiser, write_release_model
@@ -35,27 +35,31 @@ from dpdm.training.checkpoint import (
 from dpdm.training.draws import keyed_generator
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder
-from dpdm.training.interrupt import Interrupted, InterruptFlag
-from dpdm.training.labeller import train_labeller
+from dpdm.training.interrupt import InterruptFlag
+from dpdm.training.labeller import LabellerState, train_labeller
 from dpdm.training.lanes import Lanes, usable_lanes
-from dpdm.training.loop import StepRecord, dp_sgd, images_per_unit, warm_up
+from dpdm.training.loop import StepRecord, dp_sgd, images_per_unit, saved_steps, warm_up
 from dpdm.training.memory import peak_memory
 from dpdm.training.microbatch import resolve_microbatch
 from dpdm.training.plan import Plan
-from dpdm.training.pretraining import begin_from, first_weights
+from dpdm.training.pretraining import FirstWeights, begin_from, first_weights
 from dpdm.training.prior import fit_prior
 
 _EPSILON_REPORTS = 12
 """How often a training asks the accountant what was spent so far: an answer takes 0.2 s."""
 
 
-def build_for(config: Config, facts: PublicFacts, mixture: Mixture | None) -> torch.nn.Module:
+def build_for(
+    config: Config,
+    facts: PublicFacts,
+    mixture: Mixture | None,
+    pretrained: FirstWeights | None = None,
+) -> torch.nn.Module:
     """A denoiser for images of this shape and these classes, with fresh or pretrained weights."""
     generator = keyed_generator(config.training.seed, "initial weights")
     denoiser = build_denoiser(config, facts.image_shape, len(facts.classes), mixture, generator)
-    pretrained = first_weights(config, facts.image_shape[0])
     if pretrained is not None and isinstance(denoiser, Denoiser):
-        begin_from(denoiser, pretrained[0], str(config.network.init))
+        begin_from(denoiser, pretrained)
     return denoiser
 
 
@@ -77,6 +81,8 @@ class Trainer:
         self.facts, self.units = facts, units
         self.config, self.plan, self.folder = config, plan, folder
         self.session, self.interrupt, self.tell, self.device = session, interrupt, tell, device
+        # Read once, before anything is spent: the statement must not depend on the file later.
+        self.pretrained = first_weights(config, facts.image_shape[0])
         self.started = time.perf_counter()
         self.budget_stop = False
 
@@ -85,7 +91,8 @@ class Trainer:
         histogram = self._histogram()
         labeller = self._labeller()
         mixture = self._prior()
-        denoiser = build_for(self.config, self.facts, mixture).to(self.device)
+        denoiser = build_for(self.config, self.facts, mixture, self.pretrained)
+        denoiser = denoiser.to(self.device)
         network = None
         if isinstance(denoiser, Denoiser):
             denoiser.precision = autocast_dtype(self.config.training.precision, self.device)
@@ -98,38 +105,21 @@ class Trainer:
         plan, path = self.plan.labeller, self.folder.labeller
         if plan is None:
             return None
-        labeller = self._fresh_labeller()
-        tensors = {name: torch.zeros_like(labeller.weight) for name in ("weight", "momentum")}
-        done = 0
+        state = LabellerState.begin(self._fresh_labeller())
         if path.is_file():
-            tensors, metadata = load_weights(path)
-            self._require(metadata.get("ledger_head", ""))
-            done = int(metadata["step"])
-        last: tuple[dict[str, Tensor], int] = (tensors, done)
-
-        def save() -> None:
-            about = {"step": str(last[1]), "ledger_head": self._ledger_head()}
-            save_weights(path, last[0], about)
-
-        def after_step(tensors: dict[str, Tensor], record: StepRecord) -> None:
-            nonlocal last
-            last = (tensors, record.step)
-            self.tell(TrainingEvent("step", record=record, steps=plan.steps))
-            if record.step % self.config.training.checkpoint_every == 0 or self.interrupt.raised:
-                save()
-            if self.interrupt.raised:
-                raise Interrupted(
-                    f"interrupted after labeller step {record.step} of {plan.steps}; saved in "
-                    f"{self.folder.path}: --resume goes on"
-                )
-
-        if done < plan.steps:
-            train_labeller(
-                self.config, plan, labeller, self.units, self.session, (tensors, done), after_step
+            self._require(state.load(path))
+        if state.step < plan.steps:
+            records = saved_steps(
+                train_labeller(self.config, plan, state, self.units, self.session),
+                plan.steps,
+                lambda: state.save(path, self._ledger_head()),
+                self.config.training.checkpoint_every,
+                self.interrupt,
+                self._afterwards(),
             )
-            last = (last[0], plan.steps)
-            save()
-        return last[0]["weight"]
+            for record in records:
+                self.tell(TrainingEvent("step", record=record, steps=plan.steps))
+        return state.labeller.weight.detach()
 
     def _fresh_labeller(self) -> Labeller:
         return Labeller(self.facts.image_shape, len(self.facts.classes))
@@ -250,15 +240,7 @@ class Trainer:
             self.session.ledger.require(ledger_head)
 
     def _fresh_state(self, denoiser: Denoiser, phase: Phase) -> TrainingState:
-        network = denoiser.network
-        decay = self.config.training.ema_decay
-        return TrainingState(
-            network=network,
-            optimiser=torch.optim.Adam(network.parameters(), foreach=True),
-            ema=EMA(network, decay, warmup=phase == "warm-up"),
-            phase=phase,
-            step=0,
-        )
+        return TrainingState.begin(denoiser.network, phase, self.config.training.ema_decay)
 
     def _validate(self, denoiser: Denoiser) -> None:
         """Two random units, nothing private: no unit may influence another's loss or gradient."""
@@ -316,10 +298,10 @@ class Trainer:
 
     def _drive(self, records: Iterator[StepRecord], state: TrainingState, steps: int) -> None:
         """Runs a loop: logs, saves at intervals and at Ctrl-C, stops there."""
-        every = self.config.training.checkpoint_every
         report_every = max(1, steps // _EPSILON_REPORTS)
-        saved = state.step
-        for record in records:
+        every = self.config.training.checkpoint_every
+        how = (lambda: self._save(state), every, self.interrupt, self._afterwards())
+        for record in saved_steps(records, steps, *how):
             spent = None
             if record.phase == "DP-SGD" and (record.step % report_every == 0):
                 spent = self._epsilon()
@@ -337,16 +319,9 @@ class Trainer:
                 }
             )
             self.tell(TrainingEvent("step", record=record, steps=steps, epsilon=spent))
-            if record.step % every == 0 or self.interrupt.raised:
-                self._save(state)
-                saved = record.step
-            if self.interrupt.raised:
-                raise Interrupted(
-                    f"interrupted after {record.phase} step {record.step} of {steps}; saved in "
-                    f"{self.folder.path}: --resume goes on"
-                )
-        if saved != state.step:
-            self._save(state)
+
+    def _afterwards(self) -> str:
+        return f"saved in {self.folder.path}: --resume goes on"
 
     def _epsilon(self) -> float | None:
         ledger, privacy = self.session.ledger, self.config.privacy
@@ -359,7 +334,8 @@ class Trainer:
         histogram: Tensor | None,
         labeller: Tensor | None,
     ) -> None:
-        write_statement(self.folder, self.config, self.facts, self.session)
+        source = None if self.pretrained is None else self.pretrained.source
+        write_statement(self.folder, self.config, self.facts, self.session, source)
         write_release_model(
             self.folder.release,
             self.config,
@@ -386,11 +362,14 @@ class Trainer:
 
 
 def write_statement(
-    folder: RunFolder, config: Config, facts: PublicFacts, session: Session
+    folder: RunFolder,
+    config: Config,
+    facts: PublicFacts,
+    session: Session,
+    pretrained_on: str | None,
 ) -> None:
     """Writes ``privacy.json`` and ``PRIVACY.md`` from the ledger."""
     noise, ledger = session.noise, session.ledger
-    pretrained = first_weights(config, facts.image_shape[0])
     shared: dict[str, Any] = {}
     if ledger is not None and config.privacy.ledger is not None:
         shared = {
@@ -412,7 +391,7 @@ def write_statement(
         public_size=facts.public_size,
         public_size_declared=facts.public_size_declared,
         max_images_per_unit=images_per_unit(config) if config.privacy.unit == "group" else None,
-        pretrained_on=None if pretrained is None else str(pretrained[1]["source"]),
+        pretrained_on=pretrained_on,
         **shared,
     )
     write_text(folder.release / "privacy.json", json.dumps(statement, indent=2) + "\n")

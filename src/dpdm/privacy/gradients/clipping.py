@@ -148,7 +148,7 @@ def clip_rows(vectors: Array, max_norm: float) -> Array:
 def _outer_norms(gradient: OuterProducts) -> Tensor:
     """(U,) norms: |sum_m l_m r_m^T|^2 = sum_mn (l_m . l_n) (r_m . r_n), in float64."""
     norms = list[Tensor]()
-    for left, right in _chunks(gradient):
+    for left, right, _ in _chunks(gradient):
         if left.shape[1] == 1:
             norms.append(left.norm(dim=(1, 2)) * right.norm(dim=(1, 2)))
         else:
@@ -157,25 +157,23 @@ def _outer_norms(gradient: OuterProducts) -> Tensor:
     return torch.cat(norms)
 
 
-def _chunks(gradient: OuterProducts) -> Iterator[tuple[Tensor, Tensor]]:
+def _chunks(gradient: OuterProducts) -> Iterator[tuple[Tensor, Tensor, slice]]:
+    """Factors of some units at a time, in float64, and which units these are."""
     left, right = gradient
     units = max(1, _CHUNK // left[:1].numel())
     for start in range(0, len(left), units):
-        yield left[start : start + units].double(), right[start : start + units].double()
+        some = slice(start, start + units)
+        yield left[some].double(), right[some].double(), some
 
 
 def _weighted_sum(gradient: PerUnit, factors: Tensor, dropped: Tensor | None) -> Tensor:
     if isinstance(gradient, OuterProducts):
-        left, right = gradient
         if dropped is not None:
-            left = left.masked_fill(dropped.view(-1, 1, 1), 0.0)
-            right = right.masked_fill(dropped.view(-1, 1, 1), 0.0)
-        total = left.new_zeros(left.shape[2], right.shape[2], dtype=torch.float64)
-        start = 0
-        for inputs, outputs in _chunks(OuterProducts(left, right)):
-            scaled = outputs * factors[start : start + len(outputs)].view(-1, 1, 1)
-            total += inputs.flatten(0, 1).T @ scaled.flatten(0, 1)
-            start += len(outputs)
+            gradient = OuterProducts(*(f.masked_fill(dropped.view(-1, 1, 1), 0) for f in gradient))
+        total = factors.new_zeros(gradient.left.shape[2], gradient.right.shape[2])
+        for left, right, some in _chunks(gradient):
+            weighted = right * factors[some].view(-1, 1, 1)
+            total += left.flatten(0, 1).T @ weighted.flatten(0, 1)
         return total
     rows = _rows(gradient)
     if dropped is not None:  # zero times NaN is NaN
