@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dpdm.diffusion.configs import DM_CONFIG_NAMES, dm_config
-from dpdm.diffusion.denoiser import BaseDenoiser, Denoiser, PriorBase, SkipBase
+from dpdm.diffusion.denoiser import (
+    BaseDenoiser,
+    Denoiser,
+    InformedBase,
+    PriorBase,
+    SkipBase,
+)
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
 
@@ -88,6 +94,32 @@ def test_the_prior_base_shows_the_image_the_mean_and_the_noise_found(make_mixtur
     torch.testing.assert_close(scaled, SkipBase(config)(x, SIGMA, LABELS).inputs)
     torch.testing.assert_close(mean, mixture.posterior_mean(x, SIGMA, LABELS))
     torch.testing.assert_close(found, (x - mean) / SIGMA.reshape(-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", DM_CONFIG_NAMES)
+def test_the_informed_base_weighs_image_and_posterior_mean_by_c_skip(
+    make_mixture: Make, name: str
+) -> None:
+    mixture, config, x = prior(make_mixture), dm_config(name), noisy()
+    base = InformedBase(mixture, config)
+    output = base(x, SIGMA, LABELS)
+    assert output.inputs.shape == (4, base.input_multiple * 2, 3, 4)
+    scaled, shown = output.inputs.chunk(2, dim=1)
+    mean, c_skip = mixture.posterior_mean(x, SIGMA, LABELS), config.preconditioning(SIGMA).c_skip
+    torch.testing.assert_close(scaled, SkipBase(config)(x, SIGMA, LABELS).inputs)
+    torch.testing.assert_close(shown, mean)
+    for i in range(4):
+        expected = c_skip[i] * x[i] + (1 - c_skip[i]) * mean[i]
+        torch.testing.assert_close(output.mean[i], expected)
+
+
+def test_the_informed_base_around_a_prior_of_nothing_is_the_skip_base(make_mixture: Make) -> None:
+    config, x = dm_config("edm"), noisy()
+    nothing = {"means": torch.zeros(3, 4, 20), "variances": torch.zeros(3, 3)}
+    nothing |= {"floor": torch.zeros(3), "rest": torch.zeros(4)}
+    mixture = make_mixture(SHAPE, dimension=20, dtype=torch.float32, **nothing)
+    mean = InformedBase(mixture, config)(x, SIGMA, LABELS).mean
+    torch.testing.assert_close(mean, SkipBase(config)(x, SIGMA, LABELS).mean)
 
 
 def test_the_network_is_the_only_part_with_parameters_and_state(make_mixture: Make) -> None:

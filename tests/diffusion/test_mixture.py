@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -358,3 +359,13 @@ def test_a_label_of_no_class_is_refused(make_mixture: Make) -> None:
     x = torch.zeros(1, 1, 3, 4)
     with pytest.raises(RequestError, match="label 3 is not a class of this prior: it has 3"):
         mixture.posterior_mean(x, torch.ones(1), torch.tensor([3]))
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 4, 4)])
+def test_a_stand_in_has_the_size_of_a_fitted_mixture(shape: tuple[int, int, int]) -> None:
+    mixture = Mixture.stand_in(shape, 5)
+    assert mixture.classes == 5
+    assert mixture.dimension == min(512, math.prod(shape))
+    x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))
+    mean = mixture.posterior_mean(x, torch.full((6,), 2.0), torch.arange(6) % 5)
+    torch.testing.assert_close(mean, x / 5.0)

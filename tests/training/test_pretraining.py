@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dpdm.data.procedural import procedural_images
+from dpdm.diffusion.denoiser import InformedBase
 from dpdm.errors import RequestError
 from dpdm.networks import load_weights, save_weights
 from dpdm.training import Interrupted, train
@@ -87,6 +88,7 @@ def test_the_statement_names_what_it_was_pretrained_on(pretrained, digits, small
         ("network.patch=2", "network.patch=1"),
         ("network.noise_frequencies=[1.0, 0.1]", "network.noise_frequencies"),
         ("diffusion.config=v", "diffusion.config=edm, and this run has v"),
+        ("diffusion.base=informed", "diffusion.base=skip, and this run has informed"),
     ],
 )
 def test_weights_for_other_settings_are_refused_before_anything_is_spent(
@@ -100,8 +102,53 @@ def test_weights_for_other_settings_are_refused_before_anything_is_spent(
 
 def test_a_base_that_pretraining_does_not_have_is_refused(small):
     for base in ("auto", "prior"):
-        with pytest.raises(RequestError, match=r"set diffusion\.base=skip"):
+        with pytest.raises(RequestError, match=r"set diffusion\.base=informed or skip"):
             small("network.init=procedural", f"diffusion.base={base}")
+
+
+def test_pretraining_for_a_base_that_takes_none_is_refused(images, small, tmp_path):
+    with pytest.raises(RequestError, match="use skip, or informed"):
+        pretrain(images, small(), HOW, tmp_path / "first.safetensors", lambda *_: None)
+
+
+def test_an_informed_network_learns_from_a_prior_of_public_images(images, digits, small, tmp_path):
+    informed = small("diffusion.base=informed", "network.attention=[]")
+    losses, path = [], tmp_path / "first.safetensors"
+    many = procedural_images(600, 8, 8, 1, 0)
+    how = Pretraining("made by code", steps=60, batch_size=32)
+    note = lambda step, steps, loss: losses.append(loss)  # noqa: E731
+    pretrain(many, informed, how, path, note)
+    assert losses[-1] < losses[0]
+
+    run = train(
+        digits,
+        informed.model_copy(
+            update={"network": informed.network.model_copy(update={"init": str(path)})}
+        ),
+        tmp_path / "run",
+    )
+    model = run.model()
+    assert isinstance(model.denoiser.base, InformedBase)
+    assert model.denoiser.network.stem.weight.shape[1] == 2
+    images, _ = model.sample(20, seed=0)
+    assert images.std() > 10
+
+
+def test_what_an_informed_network_learns_does_not_depend_on_an_interruption(small, tmp_path):
+    informed = small("diffusion.base=informed", "network.attention=[]")
+    many = procedural_images(600, 8, 8, 1, 0)
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    pretrain(many, informed, HOW, first, lambda *_: None)
+    with pytest.raises(Interrupted):
+        pretrain(many, informed, HOW, second, stop)
+    pretrain(many, informed, HOW, second, lambda *_: None)
+    ours, theirs = load_weights(first)[0], load_weights(second)[0]
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_a_pretrained_network_is_released_without_gradient_steps(

@@ -147,9 +147,10 @@ class DiffusionConfig(_Section):
     """The triplet (preconditioning, noise distribution, loss weight) and the base."""
 
     config: Literal["vp", "ve", "v", "edm"] = "edm"
-    base: Literal["auto", "skip", "prior"] = Field(
+    base: Literal["auto", "skip", "informed", "prior"] = Field(
         "auto",
-        description="what the network corrects: c_skip x or the prior; auto: prior if enabled",
+        description="what the network corrects: c_skip x, the prior's posterior mean (prior), or "
+        "both, weighed by c_skip (informed); auto: prior if enabled",
     )
     sigma_range: tuple[Positive, Positive] | None = Field(
         None,
@@ -294,16 +295,17 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.diffusion.base == "prior" and not self.prior.enabled:
-            raise ValueError("diffusion.base=prior needs prior.enabled=true")
+        base = self.diffusion.base
+        if base in ("informed", "prior") and not self.prior.enabled:
+            raise ValueError(f"diffusion.base={base} needs prior.enabled=true")
         if self.training.steps == 0 and not self.prior.enabled:
             raise ValueError(
                 "training.steps=0 with prior.enabled=false releases nothing; set one of them"
             )
-        if self.network.init is not None and self.prior.enabled and self.diffusion.base != "skip":
+        if self.network.init is not None and self.prior.enabled and base in ("auto", "prior"):
             raise ValueError(
-                f"network.init={self.network.init}: a pretrained network corrects c_skip x, not "
-                "the prior; set diffusion.base=skip"
+                f"network.init={self.network.init}: there is no pretrained network that "
+                "corrects the prior; set diffusion.base=informed or skip"
             )
         most = self.privacy.max_images_per_unit
         if most is not None and (self.privacy.unit == "image" or most > self.views.count):

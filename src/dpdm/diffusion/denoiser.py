@@ -2,8 +2,9 @@
 
     D(x; sigma, y) = base(x, sigma, y) + c_out(sigma) F(inputs; c_noise(sigma), y)
 
-The paper's base is c_skip x with inputs c_in x (Karras et al. 2022, eq. 7). The other is the
-posterior mean of a prior, so that D is that mean exactly where F is zero.
+The paper's base is c_skip x with inputs c_in x (Karras et al. 2022, eq. 7). The others know a
+prior's posterior mean, and with it what statistics say of class and layout: it is the base itself,
+so that D is that mean exactly where F is zero, or it stands beside x, as c_skip weighs them.
 """
 
 from __future__ import annotations
@@ -53,6 +54,29 @@ class SkipBase(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> BaseOutput:
         c = self.config.preconditioning(sigma)
         return BaseOutput(mean=_per_image(c.c_skip) * x, inputs=_per_image(c.c_in) * x)
+
+
+class InformedBase(nn.Module):
+    """c_skip x + (1 - c_skip) m of a prior's posterior mean m; inputs c_in x and m.
+
+    The paper's base with m in place of zero: where noise is high the base is the prior's estimate,
+    where it is low it is x, which then says more than any statistic. No parameters; evaluated
+    without gradients.
+    """
+
+    input_multiple = 2
+
+    def __init__(self, mixture: Mixture, config: DMConfig) -> None:
+        super().__init__()
+        self.mixture = mixture
+        self.config = config
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> BaseOutput:
+        c = self.config.preconditioning(sigma)
+        mean = self.mixture.posterior_mean(x, sigma, labels)
+        inputs = torch.cat([_per_image(c.c_in) * x, mean], dim=1)
+        return BaseOutput(mean=mean + _per_image(c.c_skip) * (x - mean), inputs=inputs)
 
 
 class PriorBase(nn.Module):

@@ -26,6 +26,9 @@ from dpdm.diffusion.gaussians import draw_vectors, label_groups
 from dpdm.diffusion.mixture_fields import FIELDS, checked, normalised
 from dpdm.diffusion.posed import PosedSampler
 
+LARGEST = (32, 512, 64)
+"""Components K, coefficients D and directions R of a mixture that is fitted to a sampler."""
+
 _SAMPLER = "sampler."
 
 
@@ -118,6 +121,26 @@ class Mixture(nn.Module):
             "rest": rest,
         }
         return cls(image_shape, normalised(image_shape, fields, dtype))
+
+    @classmethod
+    def stand_in(cls, image_shape: tuple[int, int, int], classes: int) -> Mixture:
+        """A mixture that knows nothing, of the size of one with ``LARGEST`` fields.
+
+        For planning and timing before a prior is fitted.
+        """
+        size = math.prod(image_shape)
+        components, dimension, rank = (min(most, size) for most in LARGEST)
+        basis = torch.eye(dimension, rank).expand(classes, -1, -1)
+        return cls.build(
+            image_shape,
+            class_weights=torch.ones(classes),
+            weights=torch.ones(classes, components),
+            means=torch.zeros(classes, components, dimension),
+            basis=basis,
+            variances=torch.ones(classes, rank),
+            floor=torch.ones(classes),
+            rest=torch.ones(size - dimension),
+        )
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The fields as a flat dictionary of CPU tensors, for safetensors.

@@ -1,6 +1,6 @@
 """The public side of a run: a model that is built from its settings, sampled, saved and loaded."""
 
-from dpdm.release.build import build_denoiser
+from dpdm.release.build import build_denoiser, stand_in_prior
 from dpdm.release.files import RELEASE_FILES, find_release, write_release_model
 from dpdm.release.model import Model, load
 from dpdm.release.precision import autocast_dtype
@@ -14,5 +14,6 @@ __all__ = [
     "draw_trajectory",
     "find_release",
     "load",
+    "stand_in_prior",
     "write_release_model",
 ]

@@ -7,7 +7,14 @@ from torch import nn
 
 from dpdm.config import Config
 from dpdm.diffusion.configs import DMConfig, dm_config
-from dpdm.diffusion.denoiser import Base, BaseDenoiser, Denoiser, PriorBase, SkipBase
+from dpdm.diffusion.denoiser import (
+    Base,
+    BaseDenoiser,
+    Denoiser,
+    InformedBase,
+    PriorBase,
+    SkipBase,
+)
 from dpdm.diffusion.mixture import Mixture
 from dpdm.networks import UNet
 
@@ -28,11 +35,14 @@ def diffusion_of(config: Config) -> DMConfig:
 
 
 def build_base(config: Config, mixture: Mixture | None) -> Base:
-    """The base that the network corrects: c_skip x, or the prior."""
-    diffusion = diffusion_of(config)
-    if mixture is not None and config.diffusion.base != "skip":
-        return PriorBase(mixture.broadened(_PRIOR_WIDTH), diffusion)
-    return SkipBase(diffusion)
+    """The base that the network corrects: c_skip x, the prior, or both; without a network, the
+    prior."""
+    diffusion, base = diffusion_of(config), config.diffusion.base
+    if mixture is None or (base == "skip" and has_network(config)):
+        return SkipBase(diffusion)
+    broad = mixture.broadened(_PRIOR_WIDTH)
+    informed = base == "informed" and has_network(config)
+    return (InformedBase if informed else PriorBase)(broad, diffusion)
 
 
 def build_denoiser(
@@ -73,3 +83,10 @@ def build_denoiser(
         generator=generator,
     )
     return Denoiser(network, diffusion_of(config), base)
+
+
+def stand_in_prior(
+    config: Config, image_shape: tuple[int, int, int], classes: int
+) -> Mixture | None:
+    """For a denoiser of the run's size and cost before the prior is fitted; None without one."""
+    return Mixture.stand_in(image_shape, max(classes, 1)) if config.prior.enabled else None

@@ -18,7 +18,7 @@ from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.networks import Labeller
 from dpdm.privacy import clip_and_sum, per_unit_gradients
-from dpdm.release import autocast_dtype, build_denoiser
+from dpdm.release import autocast_dtype, build_denoiser, stand_in_prior
 from dpdm.training.labeller import time_labeller
 from dpdm.training.lanes import Lanes, usable_lanes
 from dpdm.training.memory import peak_memory
@@ -165,7 +165,7 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
     shape, classes = facts.image_shape, len(facts.classes)
     asked = config
     config, plan = settle(config, facts)
-    denoiser = build_denoiser(config, shape, classes, None)
+    denoiser = build_denoiser(config, shape, classes, stand_in_prior(config, shape, classes))
     parameters, seconds = parameter_count(denoiser), 0.0
     pretrained = first_weights(config, shape[0])
     if plan.labeller is not None:

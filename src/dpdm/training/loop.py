@@ -133,7 +133,7 @@ def warm_up(
 
     The network learns what the base does not say already: with the base c_skip x, the prior itself.
     """
-    device = next(denoiser.network.parameters()).device
+    device = next(state.network.parameters()).device
     pool = config.warmup.pool
     generator = keyed_generator(config.training.seed, "warm-up pool")
     labels = torch.arange(pool) % mixture.classes
@@ -168,7 +168,7 @@ def plain_training(
     ``draw(generator)`` gives a batch of images (N, C, H, W) and labels (N,) or None, ``rate(step)``
     the learning rate.
     """
-    device = next(denoiser.network.parameters()).device
+    device = next(state.network.parameters()).device
     while state.step < steps:
         started = time.perf_counter()
         generator = keyed_generator(seed, state.phase, state.step)
@@ -184,7 +184,7 @@ def plain_training(
         )
         with keyed_dropout(seed, state.step):
             loss = denoising_loss(denoiser, images, sigma, noise, labels).mean()
-        parameters = dict(denoiser.network.named_parameters())
+        parameters = dict(state.network.named_parameters())
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         filled = {
             name: torch.zeros_like(parameter) if gradient is None else gradient

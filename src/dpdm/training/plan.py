@@ -20,7 +20,7 @@ from dpdm.privacy import Event, epsilon
 from dpdm.privacy.accounting import CountedEvent
 from dpdm.promise import check_delta, gaussian_noise_multiplier_for, noise_multiplier_for
 from dpdm.promise.planning import gaussian, poisson_sampled_gaussian
-from dpdm.release import build_denoiser
+from dpdm.release import build_denoiser, stand_in_prior
 from dpdm.training.prior import PriorDesign, design_prior
 
 
@@ -137,7 +137,8 @@ def settle(config: Config, facts: PublicFacts) -> tuple[Config, Plan]:
     plan, least = make_plan(config, **public), config.training.least_signal
     if not (least and config.prior.enabled and config.training.steps and config.privacy.enabled):
         return config, plan
-    denoiser = build_denoiser(config, facts.image_shape, len(facts.classes), None)
+    about = facts.image_shape, len(facts.classes)
+    denoiser = build_denoiser(config, *about, stand_in_prior(config, *about))
     signal = signal_to_noise(config, plan, parameter_count(denoiser))
     if signal is None or signal >= least:
         return config, plan

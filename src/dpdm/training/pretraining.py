@@ -17,14 +17,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor, nn
+from torch.nn import functional
 
 from dpdm import __version__
 from dpdm.config import Config
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.images import to_model_space
+from dpdm.diffusion.mixture import Mixture
+from dpdm.diffusion.pose import POSE_SIZES
 from dpdm.errors import DpdmError, RequestError
 from dpdm.networks import load_into, load_weights, save_weights
+from dpdm.privacy import PrivateUnits, Session, SystemNoise
 from dpdm.release import autocast_dtype, build_denoiser
 from dpdm.release.files import read_json, write_text
 from dpdm.training.checkpoint import (
@@ -36,11 +41,16 @@ from dpdm.training.checkpoint import (
 from dpdm.training.draws import keyed_generator
 from dpdm.training.interrupt import InterruptFlag
 from dpdm.training.loop import falling, plain_training, saved_steps
+from dpdm.training.prior import design_prior, fit_prior
 
 PROCEDURAL = "procedural"
 _KEY = "pretrained"
 _CLASSES = "class_embedding."
 _EMA_DECAY = 0.999
+_CLUSTERS, _IMAGES_A_CLUSTER, _COARSE = 30, 200, 14
+"""Public images without classes: the most clusters, the fewest images of one on average, and the
+resolution at which they are alike."""
+
 _RAMP = 100
 """Steps over which the learning rate rises, before a cosine takes it down to 0."""
 
@@ -85,11 +95,13 @@ def pretrain(
     """Trains the network of ``config`` on public images and writes its weights to the file ``out``.
 
     What was done so far lies in the folder ``OUT.partial``; a call with the same settings goes on
-    there. The network knows no classes: a run adds an embedding of its own, of zeros.
+    there. The network knows no classes: a run adds an embedding of its own, of zeros. Where it will
+    be informed by a prior, it learns to be by one of the public images, whose clusters stand for
+    classes.
 
     Args:
         images: (N, H, W, C), treated as public.
-        config: ``network`` and ``diffusion`` are used, and ``training.precision``.
+        config: ``network``, ``diffusion`` and ``prior`` are used, and ``training.precision``.
         how: the settings of the training.
         out: the file.
         progress: told (step, steps, mean loss of the last steps) after every step.
@@ -98,8 +110,11 @@ def pretrain(
         RequestError: the base is the prior; another pretraining lies in ``OUT.partial``.
         Interrupted: Ctrl-C; the state is saved.
     """
-    if config.diffusion.base == "prior":
-        raise RequestError("pretraining: diffusion.base=prior needs a prior; use base=skip")
+    if config.diffusion.base not in ("skip", "informed"):
+        raise RequestError(
+            f"pretraining: diffusion.base={config.diffusion.base} has no use for it; use skip, or "
+            "informed"
+        )
     shape = (images.shape[3], images.shape[1], images.shape[2])
     about = _description(config, how, shape)
     folder = out.with_name(out.name + ".partial")
@@ -123,21 +138,25 @@ def _train(
     folder: Path,
     progress: Callable[[int, int, float], None],
 ) -> TrainingState:
-    # A network is built for whoever takes a step; without a prior its base is c_skip x.
+    # A network is built for whoever takes a step.
     one_step = config.training.model_copy(update={"steps": 1})
     settings = config.model_copy(update={"training": one_step})
     generator = keyed_generator(how.seed, "initial weights")
-    denoiser = build_denoiser(settings, shape, 0, None, generator)
+    clusters, mixture = None, None
+    if config.diffusion.base == "informed":
+        clusters, mixture = _public_prior(images, config, how.seed)
+    denoiser = build_denoiser(settings, shape, 0, mixture, generator)
     assert isinstance(denoiser, Denoiser)
     denoiser.precision = autocast_dtype(config.training.precision, torch.device("cpu"))
     state = TrainingState.begin(denoiser.network, "pretraining", _EMA_DECAY)
+    denoiser.network = _ClassBlind(denoiser.network)
     if checkpoints := list_checkpoints(folder):
         load_checkpoint(checkpoints[-1], state)
     pool = torch.from_numpy(images)
 
-    def draw(generator: torch.Generator) -> tuple[Tensor, None]:
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         chosen = torch.randint(len(pool), (how.batch_size,), generator=generator)
-        return to_model_space(pool[chosen]), None
+        return to_model_space(pool[chosen]), None if clusters is None else clusters[chosen]
 
     def rate(step: int) -> float:
         return how.learning_rate * falling(step, how.steps) * min(1.0, (step + 1) / _RAMP)
@@ -155,6 +174,53 @@ def _train(
     return state
 
 
+class _ClassBlind(nn.Module):
+    """A network that is told of no class: a base alone is."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor, c_noise: Tensor, labels: Tensor | None) -> Tensor:
+        found: Tensor = self.network(inputs, c_noise, None)
+        return found
+
+
+def _public_prior(
+    images: npt.NDArray[np.uint8], config: Config, seed: int
+) -> tuple[Tensor, Mixture]:
+    """Each public image's cluster (N,), and a prior with the clusters as classes.
+
+    Fitted as a run fits its own, without noise.
+    """
+    count, height, width, channels = images.shape
+    features = to_model_space(torch.from_numpy(images))
+    coarse = functional.adaptive_avg_pool2d(features, min(_COARSE, height, width)).flatten(1)
+    classes = max(1, min(_CLUSTERS, count // _IMAGES_A_CLUSTER))
+    search = MiniBatchKMeans(classes, n_init=1, random_state=seed)
+    labels = search.fit_predict(coarse.numpy()).astype(np.int64)
+    design = design_prior(
+        public_size=count,
+        classes=classes,
+        pixels=height * width * channels,
+        noise_multiplier=0.0,
+        dimension=config.prior.dimension,
+        clusters=config.prior.clusters,
+        pose=POSE_SIZES[config.prior.normalise],
+        texture=config.prior.texture,
+    )
+    mixture = fit_prior(
+        PrivateUnits(images, labels),
+        (channels, height, width),
+        classes,
+        design,
+        Session(None, SystemNoise()),
+        seed,
+        config.prior.augment,
+    )
+    return torch.from_numpy(labels), mixture
+
+
 def _description(config: Config, how: Pretraining, shape: tuple[int, int, int]) -> dict[str, Any]:
     network = config.network.model_dump(mode="json")
     return {
@@ -163,6 +229,7 @@ def _description(config: Config, how: Pretraining, shape: tuple[int, int, int]) 
         "image_size": list(shape[1:]),
         "network": {key: network[key] for key in _SHAPE_SETTINGS},
         "config": config.diffusion.config,
+        "base": config.diffusion.base,
         "sigma_range": config.diffusion.model_dump(mode="json")["sigma_range"],
         "steps": how.steps,
         "batch_size": how.batch_size,
@@ -191,7 +258,7 @@ def first_weights(config: Config, channels: int) -> FirstWeights | None:
     init = config.network.init
     if init is None:
         return None
-    path = _shipped(channels) if init == PROCEDURAL else Path(init)
+    path = _shipped(channels, config.diffusion.base) if init == PROCEDURAL else Path(init)
     if not path.is_file():
         raise RequestError(
             f"network.init={init}: no such file; use {PROCEDURAL}, or a file that `dpdm pretrain` "
@@ -209,12 +276,13 @@ def first_weights(config: Config, channels: int) -> FirstWeights | None:
     return FirstWeights(tensors, str(about["source"]), init)
 
 
-def _shipped(channels: int) -> Path:
-    path = resources.files("dpdm.networks") / f"procedural-{channels}.safetensors"
+def _shipped(channels: int, base: str) -> Path:
+    name = f"procedural-{channels}{'-informed' if base == 'informed' else ''}.safetensors"
+    path = resources.files("dpdm.networks") / name
     if not path.is_file():
         raise RequestError(
-            f"network.init={PROCEDURAL}: there are shipped weights for grey (1) and RGB (3) "
-            f"images, not for {channels} channels; make some with `dpdm pretrain`"
+            f"network.init={PROCEDURAL}: no weights are shipped for images of {channels} channels "
+            f"and diffusion.base={base}; make some with `dpdm pretrain`"
         )
     return Path(str(path))
 
@@ -222,9 +290,13 @@ def _shipped(channels: int) -> Path:
 def _check_fit(init: str, about: dict[str, Any], config: Config, channels: int) -> None:
     network = config.network.model_dump(mode="json")
     wanted = {f"network.{key}": network[key] for key in _SHAPE_SETTINGS}
-    wanted |= {"diffusion.config": config.diffusion.config, "data.channels": channels}
+    diffusion = config.diffusion
+    base = "informed" if diffusion.base == "informed" else "skip"
+    wanted |= {"diffusion.config": diffusion.config, "diffusion.base": base}
+    wanted |= {"data.channels": channels}
     made = {f"network.{key}": value for key, value in about["network"].items()}
-    made |= {"diffusion.config": about["config"], "data.channels": about["channels"]}
+    made |= {"diffusion.config": about["config"], "diffusion.base": about["base"]}
+    made |= {"data.channels": about["channels"]}
     for key, value in wanted.items():
         if made.get(key) != value:
             raise RequestError(

@@ -15,7 +15,7 @@ from dpdm.config import Config, load_config
 from dpdm.data import Dataset, PublicFacts
 from dpdm.errors import DpdmError, RequestError
 from dpdm.privacy import Event, Ledger, NoiseSource, PrivateUnits, Session, SystemNoise
-from dpdm.release import Model, load
+from dpdm.release import Model, load, stand_in_prior
 from dpdm.release.files import find_release
 from dpdm.release.model import read_statement
 from dpdm.training.events import Callback, TrainingEvent
@@ -115,7 +115,8 @@ def train(
     asked = config = _with_whole_path(config)
     config, plan = settle(config, facts)
     # Settings that do not fit the image are refused before a folder exists.
-    build_for(config, facts, None, first_weights(config, facts.image_shape[0]))
+    mixture = stand_in_prior(config, facts.image_shape, len(facts.classes))
+    build_for(config, facts, mixture, first_weights(config, facts.image_shape[0]))
     check_shared_ledger(config)
     kept = {
         "name": facts.name,

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from dpdm.diffusion.dct import DctFrame
-from dpdm.diffusion.mixture import Mixture
+from dpdm.diffusion.mixture import LARGEST, Mixture
 from dpdm.diffusion.posed import PosedSampler
 
 _DRAWS, _DRAWS_PER_CLASS = 60_000, 4_000
-_DIMENSION, _RANK = 512, 64
-_COMPONENTS, _DRAWS_PER_COMPONENT = 32, 60
+_COMPONENTS, _DIMENSION, _RANK = LARGEST
+_DRAWS_PER_COMPONENT = 60
 _SEARCH_DIMENSION, _LLOYD_STEPS = 16, 8
 
 
