@@ -11,13 +11,14 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint format clean
+.PHONY: help install dev demo test lint format results clean
 
 help:
 	@echo 'make demo     train on digits, sample, evaluate, report: $(DEMO)'
 	@echo 'make test     the whole test suite'
 	@echo 'make lint     formatting, lint, types and import rules'
 	@echo 'make format   formats the code'
+	@echo 'make results  writes the tables of docs/ anew from docs/results/*.jsonl; measures nothing'
 	@echo 'make install  only creates $(VENV) with dpdm in it'
 	@echo 'make dev      the same, with what development needs'
 	@echo 'make clean    removes $(VENV) and caches; runs/ stays'
@@ -74,6 +75,13 @@ lint: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+results: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/digits.py --document
+	$(BIN)/python benchmarks/baselines.py --document
+	$(BIN)/python benchmarks/recipes.py --document
+	$(BIN)/python benchmarks/sweeps.py
+	$(BIN)/python benchmarks/document.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

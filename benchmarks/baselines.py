@@ -5,7 +5,8 @@
 At epsilon 0.2, 1 and 10, three times each: a run of the preset `digits`, LR, MLP and CNN trained on
 its samples, and the same three trained with DP-SGD on the real training images at the same epsilon
 and delta. Lines go to `docs/results/baselines-digits.jsonl` as they are measured, the table into
-`docs/results.md`. What is done is not done again: delete the runs' folder to repeat.
+`docs/results.md`. What is done is not done again: delete the runs' folder to repeat. `--document`
+only writes the table anew from the lines.
 """
 
 from __future__ import annotations
@@ -101,7 +102,12 @@ def main() -> None:
     parser.add_argument("--lines", type=Path, default=LINES)
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--document", action="store_true", help="only write the table anew")
     options = parser.parse_args()
+    if options.document:
+        text = options.lines.read_text("utf-8")
+        write([json.loads(line) for line in text.splitlines()], options.page)
+        return
     torch.set_num_threads(options.threads)
     where = {"threads": options.threads, "machine": machine()}
     lines: list[dict[str, Any]] = []

@@ -3,8 +3,9 @@
     python benchmarks/digits.py --out docs/results      # about 12 minutes on two cores
 
 Runs the preset `digits` three times at epsilon 10 and at 1, and once with the paper's base and a
-warm-up on samples of the prior, each with noise from the operating system; prints Markdown tables
-and writes a picture of the stages. A finished run is not done again: delete its folder to repeat.
+warm-up on samples of the prior, each with noise from the operating system; writes lines, a picture
+of the stages and, between their marks in `docs/results.md`, the tables. A finished run is not done
+again: delete its folder to repeat. `--document` only writes the tables anew from the lines.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dpdm import load_config, open_dataset, pipeline
 from dpdm.evaluation import png_bytes, sample_grid
 from dpdm.training import Run, open_run, train
+
+Line = dict[str, Any]
 
 VARIANTS = {
     "the preset": (),
@@ -28,6 +33,7 @@ VARIANTS = {
         "warmup.batch_size=256",
     ),
 }
+BEGIN, END = "<!-- written by benchmarks/digits.py -->", "<!-- end of benchmarks/digits.py -->"
 ROWS = (("the preset", 10, 3), ("the preset", 1, 3), (*list(VARIANTS)[1:], 10, 1))
 
 
@@ -45,22 +51,48 @@ def finished(path: Path, epsilon: float, settings: tuple[str, ...], repeat: int)
     return open_run(path)
 
 
-def table(runs: list[Run]) -> list[str]:
+def table(lines: Sequence[Line]) -> list[str]:
     """Markdown rows: accuracy of each stage, median and range over the runs."""
     stages: dict[str, list[dict[str, float]]] = {}
-    for run in runs:
-        for entry in (pipeline.read_evaluation(run) or {})["stages"]:
+    for line in lines:
+        for entry in line["stages"]:
             stages.setdefault(entry["name"], []).append(entry)
-    rows = []
+    rows = ["| stage | LR | MLP | CNN |", "|---|---|---|---|"]
     for name, entries in stages.items():
         cells = []
         for classifier in ("lr", "mlp", "cnn"):
             values = [100 * entry[classifier] for entry in entries]
-            cells.append(
-                f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
-            )
+            spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+            cells.append(f"{statistics.median(values):.1f}{spread}")
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return rows
+
+
+def section(lines: Sequence[Line]) -> str:
+    """The generated part of the page: a table and a picture for each variant and epsilon."""
+    parts = [BEGIN]
+    for variant, epsilon, _ in ROWS:
+        found = [
+            line
+            for line in lines
+            if line["variant"] == variant and round(line["epsilon"], 3) == epsilon
+        ]
+        if not found:
+            continue
+        title = f"{variant[0].upper()}{variant[1:]}, epsilon {epsilon}"
+        many = f"{len(found)} runs" if len(found) > 1 else "one run"
+        stages = ", ".join(stage["name"] for stage in found[0]["stages"])
+        file = f"digits-{list(VARIANTS).index(variant)}-eps{epsilon}.png"
+        parts += ["", f"**{title}** ({many}, training takes {found[0]['seconds']:.3g} s)", ""]
+        parts += [*table(found), "", f"![{title}: {stages}](results/{file})"]
+    return "\n".join([*parts, "", END])
+
+
+def document(lines: Sequence[Line], page: Path) -> None:
+    """Writes the section between the marks of ``page``."""
+    text = page.read_text("utf-8")
+    before, after = text.index(BEGIN), text.index(END) + len(END)
+    page.write_text(text[:before] + section(lines) + text[after:], "utf-8")
 
 
 def picture(run: Run, path: Path) -> None:
@@ -77,12 +109,18 @@ def picture(run: Run, path: Path) -> None:
 
 
 def main() -> None:
-    """Runs what is missing, then prints and writes the tables."""
+    """Runs what is missing, then writes lines, pictures and tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="pictures and lines")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-digits"))
+    parser.add_argument("--document", action="store_true", help="only write the tables anew")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    results, page = options.out / "digits.jsonl", options.out.parent / "results.md"
+    if options.document:
+        text = results.read_text("utf-8")
+        document([json.loads(line) for line in text.splitlines()], page)
+        return
     lines = []
     for variant, epsilon, repeats in ROWS:
         number, settings = list(VARIANTS).index(variant), VARIANTS[variant]
@@ -91,15 +129,14 @@ def main() -> None:
             finished(folder, epsilon, settings, repeat) for repeat, folder in enumerate(folders)
         ]
         seconds = statistics.median(run.folder.read_state()["training_seconds"] for run in runs)
-        print(f"\n{variant}, epsilon {epsilon}, {repeats} runs, training {seconds:.0f} s\n")
-        print("| stage | LR | MLP | CNN |\n|---|---|---|---|")
-        print("\n".join(table(runs)), flush=True)
         picture(runs[0], options.out / f"digits-{number}-eps{epsilon}.png")
         for run in runs:
             measured = pipeline.read_evaluation(run) or {}
             line = {"variant": variant, "epsilon": run.statement()["epsilon"], "seconds": seconds}
             lines.append(line | {key: measured[key] for key in ("accuracy", "stages")})
-    (options.out / "digits.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    document(lines, page)
+    print(section(lines))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""What the documents say is what the result lines say: `make results` changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import baselines
+import digits
+import pytest
+import recipes
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def lines(name: str) -> list[dict]:
+    text = (DOCS / "results" / f"{name}.jsonl").read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("digits", digits.document),
+        ("baselines-digits", baselines.write),
+        ("recipes", recipes.document),
+    ],
+)
+def test_tables_of_the_page_are_those_of_the_lines(name, write, tmp_path):
+    page = tmp_path / "results.md"
+    shutil.copyfile(DOCS / "results.md", page)
+    write(lines(name), page)
+    assert page.read_text("utf-8") == (DOCS / "results.md").read_text("utf-8")
+
+
+def test_a_stage_is_the_median_of_its_runs_with_their_range():
+    runs = [{"stages": [{"name": "Prior alone", "lr": v, "mlp": v, "cnn": v}]} for v in (0.5, 0.7)]
+    assert digits.table(runs)[2:] == [
+        "| Prior alone | 60.0 (50.0 to 70.0) | 60.0 (50.0 to 70.0) | 60.0 (50.0 to 70.0) |"
+    ]
+
+
+def test_every_picture_of_the_page_is_there():
+    text = (DOCS / "results.md").read_text("utf-8")
+    named = [part.split(")")[0] for part in text.split("](")[1:] if part.startswith("results/")]
+    assert named
+    assert [name for name in named if not (DOCS / name).is_file()] == []
