@@ -41,6 +41,7 @@ STAGES = {
     PRIOR: "prior alone, all of epsilon",
     "Pretrained": "the preset before its gradient steps, labels as asked for",
     "After DP-SGD": "the preset, labels as asked for",
+    "preset, c_skip x": "the preset of commit cb40958: base c_skip x, sampling from 0.7",
     PRESET: "**the preset**",
 }
 ALONE = (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dpdm import load, load_config, open_dataset
-from dpdm.diffusion.denoiser import Denoiser
+from dpdm.diffusion.denoiser import BaseDenoiser, Denoiser, PriorBase
 from dpdm.pipeline import sample_release
 from dpdm.training import train
 
@@ -45,6 +45,19 @@ def test_with_a_sampler_named_the_plain_mixture_is_drawn_from(run) -> None:
     images, labels = run.model().sample(12, sampler="heun", steps=3, seed=0)
     assert images.shape == (12, 8, 8, 1)
     assert len(set(labels.tolist())) == 10
+
+
+@pytest.mark.parametrize("base", ["skip", "informed", "prior"])
+def test_without_a_network_the_prior_is_the_denoiser_whatever_the_base(
+    run, tmp_path: Path, base: str
+) -> None:
+    config = load_config("digits", ["training.steps=0", f"diffusion.base={base}"])
+    model = train(open_dataset("digits"), config, tmp_path / "run", device="cpu").model()
+    assert isinstance(model.denoiser, BaseDenoiser)
+    assert isinstance(model.denoiser.base, PriorBase)
+    images, _ = model.sample(50, sampler="heun", steps=8, seed=0)
+    blank = np.isin(images, (0, 255)).all(axis=(1, 2, 3)).mean()
+    assert blank < 0.1
 
 
 def test_its_statement_names_the_poses_and_keeps_the_budget(run) -> None:

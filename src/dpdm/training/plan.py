@@ -179,7 +179,7 @@ def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) ->
     others = _histogram_events(histogram_noise)
     labeller = _labeller_plan(config, public_size, classes)
     others += labeller.events() if labeller else []
-    design = _prior_design(config, public_size, classes, pixels, others)
+    design = prior_design(config, public_size, classes, pixels, others)
     noise_multiplier = 0.0
     if privacy.enabled and training.steps:
         if design is not None and config.prior.share >= 1:
@@ -227,10 +227,13 @@ def _labeller_plan(config: Config, public_size: int, classes: int) -> LabellerPl
     return LabellerPlan(sample_rate, steps, noise, batch)
 
 
-def _prior_design(
+def prior_design(
     config: Config, public_size: int, classes: int, pixels: int, others: list[CountedEvent]
 ) -> PriorDesign | None:
-    """What the prior releases; on its own it has all of epsilon that ``others`` leave."""
+    """What the prior releases; on its own it has all of epsilon that ``others`` leave.
+
+    None without a prior; without noise where ``config`` asks for no privacy.
+    """
     if not config.prior.enabled:
         return None
     design = partial(

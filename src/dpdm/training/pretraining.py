@@ -26,7 +26,6 @@ from dpdm.config import Config
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
-from dpdm.diffusion.pose import POSE_SIZES
 from dpdm.errors import DpdmError, RequestError
 from dpdm.networks import load_into, load_weights, save_weights
 from dpdm.privacy import PrivateUnits, Session, SystemNoise
@@ -41,7 +40,8 @@ from dpdm.training.checkpoint import (
 from dpdm.training.draws import keyed_generator
 from dpdm.training.interrupt import InterruptFlag
 from dpdm.training.loop import falling, plain_training, saved_steps
-from dpdm.training.prior import design_prior, fit_prior
+from dpdm.training.plan import prior_design
+from dpdm.training.prior import fit_prior
 
 PROCEDURAL = "procedural"
 _KEY = "pretrained"
@@ -199,16 +199,11 @@ def _public_prior(
     classes = max(1, min(_CLUSTERS, count // _IMAGES_A_CLUSTER))
     search = MiniBatchKMeans(classes, n_init=1, random_state=seed)
     labels = search.fit_predict(coarse.numpy()).astype(np.int64)
-    design = design_prior(
-        public_size=count,
-        classes=classes,
-        pixels=height * width * channels,
-        noise_multiplier=0.0,
-        dimension=config.prior.dimension,
-        clusters=config.prior.clusters,
-        pose=POSE_SIZES[config.prior.normalise],
-        texture=config.prior.texture,
+    public = config.model_copy(
+        update={"privacy": config.privacy.model_copy(update={"enabled": False})}
     )
+    design = prior_design(public, count, classes, height * width * channels, [])
+    assert design is not None
     mixture = fit_prior(
         PrivateUnits(images, labels),
         (channels, height, width),
@@ -222,7 +217,7 @@ def _public_prior(
 
 
 def _description(config: Config, how: Pretraining, shape: tuple[int, int, int]) -> dict[str, Any]:
-    network = config.network.model_dump(mode="json")
+    network, informed = config.network.model_dump(mode="json"), config.diffusion.base == "informed"
     return {
         "source": how.source,
         "channels": shape[0],
@@ -230,6 +225,7 @@ def _description(config: Config, how: Pretraining, shape: tuple[int, int, int]) 
         "network": {key: network[key] for key in _SHAPE_SETTINGS},
         "config": config.diffusion.config,
         "base": config.diffusion.base,
+        "prior": config.prior.model_dump(mode="json") if informed else None,
         "sigma_range": config.diffusion.model_dump(mode="json")["sigma_range"],
         "steps": how.steps,
         "batch_size": how.batch_size,
