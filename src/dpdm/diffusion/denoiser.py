@@ -56,7 +56,14 @@ class SkipBase(nn.Module):
         return BaseOutput(mean=_per_image(c.c_skip) * x, inputs=_per_image(c.c_in) * x)
 
 
-class InformedBase(nn.Module):
+class _OfPrior(nn.Module):
+    def __init__(self, mixture: Mixture, config: DMConfig) -> None:
+        super().__init__()
+        self.mixture = mixture
+        self.config = config
+
+
+class InformedBase(_OfPrior):
     """c_skip x + (1 - c_skip) m of a prior's posterior mean m; inputs c_in x and m.
 
     The paper's base with m in place of zero: where noise is high the base is the prior's estimate,
@@ -66,11 +73,6 @@ class InformedBase(nn.Module):
 
     input_multiple = 2
 
-    def __init__(self, mixture: Mixture, config: DMConfig) -> None:
-        super().__init__()
-        self.mixture = mixture
-        self.config = config
-
     @torch.no_grad()
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> BaseOutput:
         c = self.config.preconditioning(sigma)
@@ -79,7 +81,7 @@ class InformedBase(nn.Module):
         return BaseOutput(mean=mean + _per_image(c.c_skip) * (x - mean), inputs=inputs)
 
 
-class PriorBase(nn.Module):
+class PriorBase(_OfPrior):
     """A prior's posterior mean; inputs c_in x, that mean, and the noise found, (x - mean) / sigma.
 
     No parameters; evaluated without gradients. Where a prior is narrower than the images, the noise
@@ -87,11 +89,6 @@ class PriorBase(nn.Module):
     """
 
     input_multiple = 3
-
-    def __init__(self, mixture: Mixture, config: DMConfig) -> None:
-        super().__init__()
-        self.mixture = mixture
-        self.config = config
 
     @torch.no_grad()
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> BaseOutput:

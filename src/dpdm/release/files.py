@@ -18,6 +18,7 @@ from dpdm.config import Config
 from dpdm.diffusion.mixture import Mixture
 from dpdm.errors import DpdmError, RequestError
 from dpdm.networks import save_weights
+from dpdm.release.zoo import PREFIX, zoo_release
 
 RELEASE_FILES = (
     "model.safetensors",
@@ -70,11 +71,13 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any] | None:
 
 
 def find_release(path: str | Path) -> Path:
-    """The release folder of a run or a release given by path.
+    """The release folder of a run or a release given by path, or of ``zoo:NAME``.
 
     Raises:
-        RequestError: neither; says what is missing.
+        RequestError: none of these; says what is missing.
     """
+    if str(path).startswith(PREFIX):
+        return zoo_release(str(path).removeprefix(PREFIX))
     root = Path(path)
     for folder in (root, root / "release"):
         if (folder / "model.yaml").is_file():

@@ -18,7 +18,8 @@ def register(app: typer.Typer) -> None:
 
 def statement_command(
     source: Annotated[
-        str, typer.Argument(metavar="RUN|RELEASE", help="Folder of a run or release.")
+        str,
+        typer.Argument(metavar="RUN|RELEASE|zoo:NAME", help="Folder of a run or release, or zoo."),
     ],
     as_json: Json = False,
 ) -> None:
