@@ -41,7 +41,8 @@ STAGES = {
     PRIOR: "prior alone, all of epsilon",
     "Pretrained": "the preset before its gradient steps, labels as asked for",
     "After DP-SGD": "the preset, labels as asked for",
-    "preset, c_skip x": "the preset of commit cb40958: base c_skip x, sampling from 0.7",
+    "preset, c_skip x": "tried: base c_skip x, sampling from 0.7 (the preset of commit cb40958)",
+    "preset, informed": "tried: base informed, sampling from 5 (the preset of commit aae050b)",
     PRESET: "**the preset**",
 }
 ALONE = (

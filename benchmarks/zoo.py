@@ -1,0 +1,87 @@
+"""The zoo, made of runs of `benchmarks/recipes.py`: `src/dpdm/zoo/NAME/`, its card and picture.
+
+    python benchmarks/zoo.py --work runs/recipes
+
+For each set and epsilon that has lines of the preset, the run of seed 0: its release without
+samples, sealed again, a card with the line's figures, and a hundred samples. A run with a chosen
+noise seed, or whose files are not as they were sealed, is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from recipes import EPSILONS, PRESET, SETS, read
+
+import dpdm
+from dpdm.errors import DpdmError
+from dpdm.evaluation import png_bytes, sample_grid
+from dpdm.release.files import read_json, write_text
+from dpdm.release.seal import check_release, seal_release
+from dpdm.release.zoo import zoo_root
+
+_FILES = ("model.safetensors", "model.yaml", "PRIVACY.md")
+_LICENCES = {"mnist": "CC BY-SA 3.0", "fashion": "MIT"}
+_MOST_BYTES = 8 * 2**20
+
+
+def make(run: Path, line: dict[str, Any], root: Path) -> None:
+    """A model of the zoo from a run and its line.
+
+    Raises:
+        DpdmError: the release is not private, not as it was sealed, or too large.
+    """
+    release, name = run / "release", f"{line['set']}-eps{line['epsilon']}"
+    report, statement = check_release(release), read_json(release / "privacy.json")
+    if not report.intact or not statement or not statement["private"]:
+        raise DpdmError(f"{release}: {report.problem or 'no promise'}; not for the zoo")
+    if "os.urandom" not in json.dumps(statement):
+        raise DpdmError(f"{release}: its noise is not the operating system's; not for the zoo")
+    size = sum((release / file).stat().st_size for file in _FILES)
+    if size > _MOST_BYTES:
+        raise DpdmError(f"{release}: {size / 2**20:.1f} MiB, above {_MOST_BYTES / 2**20:.0f}")
+    folder = root / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for file in _FILES:
+        shutil.copyfile(release / file, folder / file)
+    unsealed = {key: value for key, value in statement.items() if key not in ("files", "seal")}
+    write_text(folder / "privacy.json", json.dumps(unsealed))
+    seal_release(folder)
+    images, labels = dpdm.load(folder).sample(100, seed=0)
+    classes = dpdm.load(folder).classes
+    (root / f"{name}.png").write_bytes(png_bytes(sample_grid(images, labels, classes, 10)))
+    card = {
+        "data": SETS[line["set"]],
+        "licence": _LICENCES[line["set"]],
+        "epsilon": statement["epsilon"],
+        "delta": statement["delta"],
+        "preset": f"{line['set']}-cpu-eps{line['epsilon']}",
+        "accuracy": {key: round(100 * value, 2) for key, value in line["accuracy"].items()},
+        "fd_pixels": line["fd_pixels"],
+        "train_seconds": line["train_seconds"],
+        "images_measured": line["images"],
+    }
+    write_text(root / f"{name}.json", json.dumps(card, indent=2) + "\n")
+
+
+def main() -> None:
+    """Makes every model that there is a run for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/recipes"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--zoo", type=Path, default=zoo_root())
+    options = parser.parse_args()
+    for line in read(options.out / "recipes.jsonl"):
+        run = options.work / f"{line['set']}-{line['epsilon']}-{PRESET}-0"
+        if line["stage"] == PRESET and line["seed"] == 0 and line["epsilon"] in EPSILONS:
+            make(run, line, options.zoo)
+            print(f"zoo:{line['set']}-eps{line['epsilon']}")
+
+
+if __name__ == "__main__":
+    main()

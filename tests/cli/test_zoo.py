@@ -1,0 +1,58 @@
+"""``dpdm zoo``, and ``zoo:NAME`` where a release is asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from dpdm.config import load_config
+from dpdm.data import open_dataset
+from dpdm.release import zoo
+from dpdm.training import train
+
+CARD = {
+    "data": "digits",
+    "licence": "CC BY 4.0",
+    "epsilon": 10.0,
+    "delta": 1e-4,
+    "accuracy": {"lr": 94.0, "mlp": 95.0, "cnn": 96.0},
+}
+
+
+@pytest.fixture
+def digits_zoo(tmp_path, monkeypatch):
+    run = train(open_dataset("digits"), load_config("digits", ["training.steps=0"]), tmp_path / "r")
+    shutil.copytree(run.release, tmp_path / "zoo" / "digits")
+    (tmp_path / "zoo" / "digits.json").write_text(json.dumps(CARD))
+    monkeypatch.setattr(zoo, "zoo_root", lambda: tmp_path / "zoo")
+
+
+def test_it_lists_models_with_what_they_are_worth(dpdm, digits_zoo):
+    status, out, _ = dpdm("zoo")
+    assert status == 0
+    assert "zoo:digits" in out
+    assert "96.0" in out
+    status, out, _ = dpdm("zoo", "--json")
+    assert json.loads(out) == {"models": [{"name": "zoo:digits", **CARD}]}
+
+
+def test_a_model_samples_and_states_by_name(dpdm, digits_zoo, tmp_path):
+    status, _, err = dpdm("sample", "zoo:digits", "-n", 12, "--out", tmp_path / "s.npz")
+    assert status == 0
+    assert "warning" not in err
+    with np.load(tmp_path / "s.npz") as arrays:
+        assert arrays["images"].shape == (12, 8, 8, 1)
+    status, out, err = dpdm("privacy", "statement", "zoo:digits")
+    assert status == 0
+    assert "Every sealed file is as it was sealed" in out
+    assert err == ""
+
+
+def test_an_unknown_name_is_one_error(dpdm, digits_zoo):
+    for command in (("sample",), ("privacy", "statement")):
+        status, _, err = dpdm(*command, "zoo:mnist")
+        assert status == 2
+        assert err.strip() == "error: zoo:mnist: no such model; this version has zoo:digits"
