@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, machine
+from common import ROOT, machine, read_lines, write_between
 from common import table as markdown
 
 from dpdm import load_config, open_dataset, pipeline
@@ -87,12 +87,7 @@ def _mean(values: list[float]) -> str:
 
 def write(lines: list[dict[str, Any]], page: Path) -> None:
     """Puts the table between its marks on the page."""
-    text = page.read_text("utf-8")
-    before, found, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not (found and ended):
-        raise SystemExit(f"error: {page}: no {BEGIN} and {END}; put them where the table belongs")
-    page.write_text(f"{before}{BEGIN}\n\n{section(lines)}\n\n{END}{after}", "utf-8")
+    write_between(page, (BEGIN, END), section(lines))
 
 
 def main() -> None:
@@ -105,8 +100,7 @@ def main() -> None:
     parser.add_argument("--document", action="store_true", help="only write the table anew")
     options = parser.parse_args()
     if options.document:
-        text = options.lines.read_text("utf-8")
-        write([json.loads(line) for line in text.splitlines()], options.page)
+        write(read_lines(options.lines), options.page)
         return
     torch.set_num_threads(options.threads)
     where = {"threads": options.threads, "machine": machine()}

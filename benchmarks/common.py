@@ -212,6 +212,27 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The result lines of a file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Puts ``text`` between two marks on a page, in place of what is there."""
+    begin, end = marks
+    before, found, rest = page.read_text("utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise SystemExit(f"error: {page}: no {begin} and {end}; put them where the table belongs")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", "utf-8")
+
+
+def median_and_range(values: Sequence[float]) -> str:
+    """Of percentages, to a tenth; without a range where there is one value."""
+    between = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+    return f"{statistics.median(values):.1f}{between}"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, padded so that it reads well in a terminal too; all but the first column
     to the right."""

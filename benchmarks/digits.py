@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import median_and_range, read_lines, write_between
 
 from dpdm import load_config, open_dataset, pipeline
 from dpdm.evaluation import png_bytes, sample_grid
@@ -62,15 +63,14 @@ def table(lines: Sequence[Line]) -> list[str]:
         cells = []
         for classifier in ("lr", "mlp", "cnn"):
             values = [100 * entry[classifier] for entry in entries]
-            spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
-            cells.append(f"{statistics.median(values):.1f}{spread}")
+            cells.append(median_and_range(values))
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return rows
 
 
 def section(lines: Sequence[Line]) -> str:
     """The generated part of the page: a table and a picture for each variant and epsilon."""
-    parts = [BEGIN]
+    parts = []
     for variant, epsilon, _ in ROWS:
         found = [
             line
@@ -83,16 +83,15 @@ def section(lines: Sequence[Line]) -> str:
         many = f"{len(found)} runs" if len(found) > 1 else "one run"
         stages = ", ".join(stage["name"] for stage in found[0]["stages"])
         file = f"digits-{list(VARIANTS).index(variant)}-eps{epsilon}.png"
-        parts += ["", f"**{title}** ({many}, training takes {found[0]['seconds']:.3g} s)", ""]
-        parts += [*table(found), "", f"![{title}: {stages}](results/{file})"]
-    return "\n".join([*parts, "", END])
+        heading = f"**{title}** ({many}, training takes {found[0]['seconds']:.3g} s)"
+        rows = "\n".join(table(found))
+        parts.append(f"{heading}\n\n{rows}\n\n![{title}: {stages}](results/{file})")
+    return "\n\n".join(parts)
 
 
 def document(lines: Sequence[Line], page: Path) -> None:
     """Writes the section between the marks of ``page``."""
-    text = page.read_text("utf-8")
-    before, after = text.index(BEGIN), text.index(END) + len(END)
-    page.write_text(text[:before] + section(lines) + text[after:], "utf-8")
+    write_between(page, (BEGIN, END), section(lines))
 
 
 def picture(run: Run, path: Path) -> None:
@@ -118,8 +117,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     results, page = options.out / "digits.jsonl", options.out.parent / "results.md"
     if options.document:
-        text = results.read_text("utf-8")
-        document([json.loads(line) for line in text.splitlines()], page)
+        document(read_lines(results), page)
         return
     lines = []
     for variant, epsilon, repeats in ROWS:

@@ -8,13 +8,12 @@ Of each benchmark, case and device the newest run is shown; a full run goes befo
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import per_unit_gradients
-from common import KEPT, RESULTS, ROOT, table
+from common import KEPT, RESULTS, ROOT, read_lines, table
 
 Line = dict[str, Any]
 
@@ -190,16 +189,11 @@ def document(lines: Iterable[Line], results: str) -> str:
     return "\n".join(parts)
 
 
-def read(path: Path) -> list[Line]:
-    """The result lines of a file."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
 def write(results: Path, out: Path) -> None:
     """Writes the page ``out`` from the lines in ``results``."""
     name = results.resolve()
     shown = name.relative_to(ROOT) if name.is_relative_to(ROOT) else name
-    out.write_text(document(read(results), str(shown)), "utf-8")
+    out.write_text(document(read_lines(results), str(shown)), "utf-8")
 
 
 def main() -> None:

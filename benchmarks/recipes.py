@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import median_and_range, read_lines, write_between
 
 from dpdm import Run, load_config, open_dataset, pipeline
 from dpdm.data import Dataset
@@ -153,8 +154,7 @@ def table(lines: Sequence[Line], name: str) -> list[str]:
             cells = [epsilon, title, str(len(found))]
             for classifier in ("lr", "mlp", "cnn"):
                 values = [100 * line["accuracy"][classifier] for line in found]
-                spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
-                cells.append(f"{statistics.median(values):.1f}{spread}")
+                cells.append(median_and_range(values))
             cells += [f"{_GOALS[name][epsilon]}", f"{_PAPER[name][epsilon]}"]
             cells.append(str(_DP_FETA[name].get(epsilon, "")))
             distances = [line["fd_pixels"] for line in found if "fd_pixels" in line]
@@ -167,28 +167,23 @@ def table(lines: Sequence[Line], name: str) -> list[str]:
 
 def section(lines: Sequence[Line]) -> str:
     """The generated part of ``docs/results.md``."""
-    parts = [BEGIN]
+    parts = []
     for name, title in SETS.items():
         if any(line["set"] == name for line in lines):
-            parts += ["", f"**{title}**", "", *table(lines, name)]
-            parts += ["", f"![{title}, epsilon 10](results/recipes-{name}.png)"]
-    return "\n".join([*parts, "", END])
+            rows = "\n".join(table(lines, name))
+            picture = f"![{title}, epsilon 10](results/recipes-{name}.png)"
+            parts.append(f"**{title}**\n\n{rows}\n\n{picture}")
+    return "\n\n".join(parts)
 
 
 def document(lines: Sequence[Line], page: Path) -> None:
     """Writes the section between the markers of ``page``."""
-    text = page.read_text("utf-8")
-    before, after = text.index(BEGIN), text.index(END) + len(END)
-    page.write_text(text[:before] + section(lines) + text[after:], "utf-8")
+    write_between(page, (BEGIN, END), section(lines))
 
 
 def read(path: Path) -> list[Line]:
     """The lines measured so far."""
-    return (
-        [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        if path.is_file()
-        else []
-    )
+    return read_lines(path) if path.is_file() else []
 
 
 def picture(samples: Samples, data: Dataset, path: Path) -> None:

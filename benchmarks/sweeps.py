@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import ROOT
+from common import ROOT, read_lines
 
 from dpdm.sweep.figure import draw, to_png
 from dpdm.sweep.table import rows_of, to_markdown
@@ -56,14 +56,9 @@ def copy(sweeps: Path, results: Path) -> None:
     for name in TITLES:
         source = sweeps / name / "results.jsonl"
         if source.is_file():
-            lines = [{key: line[key] for key in KEPT} for line in read(source)]
+            lines = [{key: line[key] for key in KEPT} for line in read_lines(source)]
             text = "".join(json.dumps(line) + "\n" for line in lines)
             (results / f"sweep-{name}.jsonl").write_text(text, "utf-8")
-
-
-def read(path: Path) -> list[Line]:
-    """The lines of a file of results."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def section(name: str, lines: Sequence[Line], results: Path) -> str:
@@ -115,7 +110,7 @@ def main() -> None:
     if options.sweeps is not None:
         copy(options.sweeps, results)
     sections = [
-        section(name, read(path), results)
+        section(name, read_lines(path), results)
         for name in TITLES
         if (path := results / f"sweep-{name}.jsonl").is_file()
     ]

@@ -15,7 +15,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from recipes import EPSILONS, PRESET, SETS, read
+from common import read_lines
+from recipes import PRESET, SETS
 
 import dpdm
 from dpdm.errors import DpdmError
@@ -52,9 +53,9 @@ def make(run: Path, line: dict[str, Any], root: Path) -> None:
     unsealed = {key: value for key, value in statement.items() if key not in ("files", "seal")}
     write_text(folder / "privacy.json", json.dumps(unsealed))
     seal_release(folder)
-    images, labels = dpdm.load(folder).sample(100, seed=0)
-    classes = dpdm.load(folder).classes
-    (root / f"{name}.png").write_bytes(png_bytes(sample_grid(images, labels, classes, 10)))
+    model = dpdm.load(folder)
+    grid = sample_grid(*model.sample(100, seed=0), model.classes, 10)
+    (root / f"{name}.png").write_bytes(png_bytes(grid))
     card = {
         "data": SETS[line["set"]],
         "licence": _LICENCES[line["set"]],
@@ -76,9 +77,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--zoo", type=Path, default=zoo_root())
     options = parser.parse_args()
-    for line in read(options.out / "recipes.jsonl"):
+    for line in read_lines(options.out / "recipes.jsonl"):
         run = options.work / f"{line['set']}-{line['epsilon']}-{PRESET}-0"
-        if line["stage"] == PRESET and line["seed"] == 0 and line["epsilon"] in EPSILONS:
+        if line["stage"] == PRESET and line["seed"] == 0:
             make(run, line, options.zoo)
             print(f"zoo:{line['set']}-eps{line['epsilon']}")
 

@@ -15,7 +15,7 @@ import pytest
 import row_process
 import sampling
 import training_step
-from common import CASES, KEPT, Results
+from common import CASES, KEPT, Results, read_lines
 from gradient_rows import ROWS
 
 from dpdm import load_config
@@ -132,4 +132,4 @@ def test_lines_are_appended(tmp_path: Path) -> None:
     path = tmp_path / "results" / "lines.jsonl"
     for value in (1, 2):
         Results("sampling", path, True, "cpu", "CPU", 1).write(case="mnist", value=value)
-    assert [each["value"] for each in document.read(path)] == [1, 2]
+    assert [each["value"] for each in read_lines(path)] == [1, 2]

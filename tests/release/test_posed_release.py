@@ -49,7 +49,7 @@ def test_with_a_sampler_named_the_plain_mixture_is_drawn_from(run) -> None:
 
 @pytest.mark.parametrize("base", ["skip", "informed", "prior"])
 def test_without_a_network_the_prior_is_the_denoiser_whatever_the_base(
-    run, tmp_path: Path, base: str
+    tmp_path: Path, base: str
 ) -> None:
     config = load_config("digits", ["training.steps=0", f"diffusion.base={base}"])
     model = train(open_dataset("digits"), config, tmp_path / "run", device="cpu").model()

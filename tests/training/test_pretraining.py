@@ -111,6 +111,16 @@ def test_pretraining_for_a_base_that_takes_none_is_refused(images, small, tmp_pa
         pretrain(images, small(), HOW, tmp_path / "first.safetensors", lambda *_: None)
 
 
+def test_without_a_prior_the_base_that_auto_stands_for_is_pretrained(images, small, tmp_path):
+    config = small("prior.enabled=false", "network.attention=[]")
+    path = tmp_path / "first.safetensors"
+    pretrain(images, config, HOW, path, lambda *_: None)
+    begun = config.model_copy(
+        update={"network": config.network.model_copy(update={"init": str(path)})}
+    )
+    assert first_weights(begun, 1) is not None
+
+
 def test_an_informed_network_learns_from_a_prior_of_public_images(images, digits, small, tmp_path):
     informed = small("diffusion.base=informed", "network.attention=[]")
     losses, path = [], tmp_path / "first.safetensors"

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 Source = Annotated[
     str, typer.Argument(metavar="PRESET|CONFIG.yaml", help="A preset's name or a YAML file.")
 ]
+Release = Annotated[
+    str,
+    typer.Argument(metavar="RUN|RELEASE|zoo:NAME", help="Folder of a run or release, or zoo."),
+]
 Data = Annotated[
     str | None,
     typer.Option(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dpdm.cli.console import display, note, out, print_json, table
-from dpdm.cli.options import Device, Json
+from dpdm.cli.options import Device, Json, Release
 from dpdm.errors import RequestError
 
 
@@ -20,10 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def sample_command(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="RUN|RELEASE|zoo:NAME", help="Folder of a run or release, or zoo."),
-    ],
+    source: Release,
     count: Annotated[int, typer.Option("-n", "--count", help="Number of images.")] = 1000,
     out_path: Annotated[
         Path | None,

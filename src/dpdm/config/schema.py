@@ -293,16 +293,24 @@ class Config(_Section):
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    @property
+    def base(self) -> Literal["skip", "informed", "prior"]:
+        """``diffusion.base``, or what auto stands for."""
+        base = self.diffusion.base
+        if base == "auto":
+            return "prior" if self.prior.enabled else "skip"
+        return base
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         base = self.diffusion.base
-        if base in ("informed", "prior") and not self.prior.enabled:
+        if self.base != "skip" and not self.prior.enabled:
             raise ValueError(f"diffusion.base={base} needs prior.enabled=true")
         if self.training.steps == 0 and not self.prior.enabled:
             raise ValueError(
                 "training.steps=0 with prior.enabled=false releases nothing; set one of them"
             )
-        if self.network.init is not None and self.prior.enabled and base in ("auto", "prior"):
+        if self.network.init is not None and self.base == "prior":
             raise ValueError(
                 f"network.init={self.network.init}: there is no pretrained network that "
                 "corrects the prior; set diffusion.base=informed or skip"

@@ -37,12 +37,12 @@ def diffusion_of(config: Config) -> DMConfig:
 def build_base(config: Config, mixture: Mixture | None) -> Base:
     """The base that the network corrects: c_skip x, the prior, or both; without a network, the
     prior."""
-    diffusion, base = diffusion_of(config), config.diffusion.base
-    if mixture is None or (base == "skip" and has_network(config)):
+    diffusion = diffusion_of(config)
+    base = config.base if has_network(config) else "prior"
+    if mixture is None or base == "skip":
         return SkipBase(diffusion)
     broad = mixture.broadened(_PRIOR_WIDTH)
-    informed = base == "informed" and has_network(config)
-    return (InformedBase if informed else PriorBase)(broad, diffusion)
+    return (InformedBase if base == "informed" else PriorBase)(broad, diffusion)
 
 
 def build_denoiser(

@@ -110,7 +110,7 @@ def pretrain(
         RequestError: the base is the prior; another pretraining lies in ``OUT.partial``.
         Interrupted: Ctrl-C; the state is saved.
     """
-    if config.diffusion.base not in ("skip", "informed"):
+    if config.base == "prior":
         raise RequestError(
             f"pretraining: diffusion.base={config.diffusion.base} has no use for it; use skip, or "
             "informed"
@@ -143,7 +143,7 @@ def _train(
     settings = config.model_copy(update={"training": one_step})
     generator = keyed_generator(how.seed, "initial weights")
     clusters, mixture = None, None
-    if config.diffusion.base == "informed":
+    if config.base == "informed":
         clusters, mixture = _public_prior(images, config, how.seed)
     denoiser = build_denoiser(settings, shape, 0, mixture, generator)
     assert isinstance(denoiser, Denoiser)
@@ -217,14 +217,14 @@ def _public_prior(
 
 
 def _description(config: Config, how: Pretraining, shape: tuple[int, int, int]) -> dict[str, Any]:
-    network, informed = config.network.model_dump(mode="json"), config.diffusion.base == "informed"
+    network, informed = config.network.model_dump(mode="json"), config.base == "informed"
     return {
         "source": how.source,
         "channels": shape[0],
         "image_size": list(shape[1:]),
         "network": {key: network[key] for key in _SHAPE_SETTINGS},
         "config": config.diffusion.config,
-        "base": config.diffusion.base,
+        "base": config.base,
         "prior": config.prior.model_dump(mode="json") if informed else None,
         "sigma_range": config.diffusion.model_dump(mode="json")["sigma_range"],
         "steps": how.steps,
@@ -254,7 +254,7 @@ def first_weights(config: Config, channels: int) -> FirstWeights | None:
     init = config.network.init
     if init is None:
         return None
-    path = _shipped(channels, config.diffusion.base) if init == PROCEDURAL else Path(init)
+    path = _shipped(channels, config.base) if init == PROCEDURAL else Path(init)
     if not path.is_file():
         raise RequestError(
             f"network.init={init}: no such file; use {PROCEDURAL}, or a file that `dpdm pretrain` "
@@ -286,9 +286,7 @@ def _shipped(channels: int, base: str) -> Path:
 def _check_fit(init: str, about: dict[str, Any], config: Config, channels: int) -> None:
     network = config.network.model_dump(mode="json")
     wanted = {f"network.{key}": network[key] for key in _SHAPE_SETTINGS}
-    diffusion = config.diffusion
-    base = "informed" if diffusion.base == "informed" else "skip"
-    wanted |= {"diffusion.config": diffusion.config, "diffusion.base": base}
+    wanted |= {"diffusion.config": config.diffusion.config, "diffusion.base": config.base}
     wanted |= {"data.channels": channels}
     made = {f"network.{key}": value for key, value in about["network"].items()}
     made |= {"diffusion.config": about["config"], "diffusion.base": about["base"]}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from dpdm.cli.console import note, out, print_json
-from dpdm.cli.options import Json
+from dpdm.cli.options import Json, Release
 from dpdm.errors import RequestError
 
 
@@ -17,10 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def statement_command(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="RUN|RELEASE|zoo:NAME", help="Folder of a run or release, or zoo."),
-    ],
+    source: Release,
     as_json: Json = False,
 ) -> None:
     """State what was promised to the people in the data, and check the release's files.
