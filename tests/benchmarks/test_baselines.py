@@ -28,14 +28,20 @@ def test_a_row_has_means_spreads_and_their_difference() -> None:
 
 def test_only_what_lies_between_the_marks_is_written_anew(tmp_path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{baselines.BEGIN}\nold\n{baselines.END}\nafter\n")
-    baselines.write([line(1, 0.5, 0.6)], page)
+    page.write_text("before\n<!-- baselines-mnist -->\nold\n<!-- /baselines-mnist -->\nafter\n")
+    baselines.write([line(1, 0.5, 0.6)], page, "mnist")
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
-    baselines.write([line(1, 0.5, 0.6)], page)
+    baselines.write([line(1, 0.5, 0.6)], page, "mnist")
     assert page.read_text() == text
+
+
+def test_the_synthetic_side_needs_its_row(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(baselines, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match="--only mnist-0"):
+        baselines.of_recipe("mnist", None, tmp_path, 0.2, 0)
 
 
 def test_a_page_without_marks_is_refused(tmp_path) -> None:

@@ -51,6 +51,9 @@ _CLUSTERS, _IMAGES_A_CLUSTER, _COARSE = 30, 200, 14
 """Public images without classes: the most clusters, the fewest images of one on average, and the
 resolution at which they are alike."""
 
+_AT_A_TIME = 1024
+"""Images made coarse together: all of them as numbers would be gigabytes."""
+
 _RAMP = 100
 """Steps over which the learning rate rises, before a cosine takes it down to 0."""
 
@@ -194,8 +197,12 @@ def _public_prior(
     Fitted as a run fits its own, without noise.
     """
     count, height, width, channels = images.shape
-    features = to_model_space(torch.from_numpy(images))
-    coarse = functional.adaptive_avg_pool2d(features, min(_COARSE, height, width)).flatten(1)
+    coarse = torch.cat(
+        [
+            functional.adaptive_avg_pool2d(to_model_space(some), min(_COARSE, height, width))
+            for some in torch.from_numpy(images).split(_AT_A_TIME)
+        ]
+    ).flatten(1)
     classes = max(1, min(_CLUSTERS, count // _IMAGES_A_CLUSTER))
     search = MiniBatchKMeans(classes, n_init=1, random_state=seed)
     labels = search.fit_predict(coarse.numpy()).astype(np.int64)
