@@ -200,7 +200,7 @@ def _public_prior(
     coarse = torch.cat(
         [
             functional.adaptive_avg_pool2d(to_model_space(some), min(_COARSE, height, width))
-            for some in torch.from_numpy(images).split(_AT_A_TIME)
+            for some in torch.split(torch.from_numpy(images), _AT_A_TIME)
         ]
     ).flatten(1)
     classes = max(1, min(_CLUSTERS, count // _IMAGES_A_CLUSTER))
