@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import median_and_range, read_lines, write_between
+from common import machine, median_and_range, read_lines, write_between
 
 from dpdm import Run, load_config, open_dataset, pipeline
 from dpdm.data import Dataset
@@ -44,6 +44,7 @@ STAGES = {
     "After DP-SGD": "the preset, labels as asked for",
     "preset, c_skip x": "tried: base c_skip x, sampling from 0.7 (the preset of commit cb40958)",
     "preset, informed": "tried: base informed, sampling from 5 (the preset of commit aae050b)",
+    "preset, 200 steps": "tried: base informed, 200 steps of 4 views (the preset of commit feeb9b9)",
     PRESET: "**the preset**",
 }
 ALONE = (
@@ -135,6 +136,9 @@ def measured(
         "model_bytes": (run.release / "model.safetensors").stat().st_size,
         "accuracy": {key: round(value, 4) for key, value in result["accuracy"].items()},
         "fd_pixels": round(result["fd-pixels"], 3),
+        "command": f"python benchmarks/recipes.py --data FOLDER --only {name}-{epsilon} "
+        f"--seeds {run.config.training.seed + 1}",
+        "machine": machine(),
     }, samples
 
 

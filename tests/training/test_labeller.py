@@ -18,7 +18,7 @@ from dpdm.errors import RequestError
 from dpdm.networks import Labeller, load_weights
 from dpdm.privacy import PrivateUnits, Session, epsilon, read_ledger
 from dpdm.training import Interrupted, make_plan, train
-from dpdm.training.labeller import LabellerState, train_labeller
+from dpdm.training.labeller import LabellerState, learning_rate, train_labeller
 from dpdm.training.plan import LabellerPlan
 from dpdm.training.seeded_noise import SeededNoise
 
@@ -128,6 +128,23 @@ def test_a_batch_larger_than_the_data_is_all_of_it(small):
     assert plan.labeller is not None
     assert plan.labeller.sample_rate == 1.0
     assert plan.labeller.batch_size == 1437
+
+
+def test_of_a_million_images_it_takes_no_more_steps_than_are_worth_it(small):
+    config = small("training.steps=0", "labeller.enabled=true", "privacy.delta=1e-7")
+    plan = make_plan(config, public_size=1_000_000, classes=10, pixels=64).labeller
+    assert plan.steps == 500
+
+
+def test_an_unset_rate_falls_with_the_noise_and_a_set_one_stands(small):
+    def rate(noise: float, *settings: str, features: int = 4000) -> float:
+        plan = LabellerPlan(0.07, 290, noise, 4096)
+        return learning_rate(small(*LABELLED, *settings), plan, features)
+
+    assert rate(0.0) == rate(1.0) == 8.0
+    assert rate(40.0) == pytest.approx(rate(20.0) / 2)
+    assert rate(40.0, features=16_000) == pytest.approx(rate(40.0) / 2)
+    assert rate(40.0, "labeller.learning_rate=3") == 3.0
 
 
 def test_ledger_and_statement_have_every_step(digits, small, tmp_path):

@@ -128,9 +128,13 @@ class LabellerConfig(_Section):
     share: Annotated[Real, Field(gt=0, lt=1)] = Field(
         0.2, description="share of epsilon for the labeller"
     )
-    epochs: Positive = Field(20.0, description="expected passes over the data; steps = epochs / q")
+    epochs: Positive = Field(
+        20.0, description="expected passes over the data; steps = epochs / q, at most 500"
+    )
     batch_size: PositiveCount = Field(4096, description="expected units per step")
-    learning_rate: Positive = Field(4.0, description="of momentum SGD, at max_grad_norm 0.1")
+    learning_rate: Positive | None = Field(
+        None, description="of momentum SGD; unset, by a public rule from noise, steps and features"
+    )
     max_grad_norm: Positive = 0.1
 
 

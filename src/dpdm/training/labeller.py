@@ -28,6 +28,8 @@ from dpdm.training.plan import LabellerPlan
 
 MOMENTUM = 0.9
 _MICROBATCH = 512
+_FASTEST = 8.0
+_NOISE_IN_LOGITS = 9.0
 _KEPT_BYTES = 2 * 2**30
 """Features of all images are kept where they take no more; else they are computed anew."""
 
@@ -94,13 +96,28 @@ def train_labeller(
         return losses.view(count, each).mean(1), {"weight": OuterProducts(left, right)}
 
     parameters = {name: value.detach() for name, value in labeller.named_parameters()}
+    rate = learning_rate(config, plan, len(labeller.weight))
     while state.step < plan.steps and _affordable(session, mechanism, plan.steps):
         started = time.perf_counter()
         noised, seen = mechanism.release(units, unit_gradients, parameters, session, state.step)
         state.momentum.mul_(MOMENTUM).add_(noised["weight"])
-        labeller.weight.data.sub_(config.labeller.learning_rate * state.momentum)
+        labeller.weight.data.sub_(rate * state.momentum)
         state.step += 1
         yield StepRecord.of_private_step("labeller", state.step, started, each, seen)
+
+
+def learning_rate(config: Config, plan: LabellerPlan, features: int) -> float:
+    """``labeller.learning_rate``, or where it is unset the rate of a public rule.
+
+    All steps' noise moves a weight by rate / (1 - momentum) sqrt(steps) noise_multiplier
+    max_grad_norm / batch, and a logit by about sqrt(features) times as much. The rate is the
+    highest, up to ``_FASTEST``, at which that is at most ``_NOISE_IN_LOGITS``.
+    """
+    if config.labeller.learning_rate is not None:
+        return config.labeller.learning_rate
+    step = plan.noise_multiplier * config.labeller.max_grad_norm / plan.batch_size
+    noise = math.sqrt(plan.steps * features) * step / (1.0 - MOMENTUM)
+    return min(_FASTEST, _NOISE_IN_LOGITS / noise) if noise else _FASTEST
 
 
 def time_labeller(config: Config, plan: LabellerPlan, labeller: Labeller, images: int) -> float:

@@ -23,6 +23,9 @@ from dpdm.promise.planning import gaussian, poisson_sampled_gaussian
 from dpdm.release import build_denoiser, stand_in_prior
 from dpdm.training.prior import PriorDesign, design_prior
 
+_MOST_LABELLER_STEPS = 500
+"""Of a million images more would take hours and teach it nothing."""
+
 
 @dataclass(frozen=True)
 class LabellerPlan:
@@ -214,7 +217,7 @@ def _labeller_plan(config: Config, public_size: int, classes: int) -> LabellerPl
         return None
     batch = min(labeller.batch_size, public_size)
     sample_rate = batch / public_size
-    steps = max(1, round(labeller.epochs / sample_rate))
+    steps = min(max(1, round(labeller.epochs / sample_rate)), _MOST_LABELLER_STEPS)
     noise = 0.0
     if privacy.enabled:
         noise = noise_multiplier_for(
