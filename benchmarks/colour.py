@@ -138,8 +138,8 @@ def section(lines: Sequence[Line]) -> str:
     accuracy = ", ".join(f"{key.upper()} {100 * v:.1f}" for key, v in line["accuracy"].items())
     return (
         f"{table(('command', 'seconds', 'peak memory, GiB'), rows)}\n\n"
-        f"Epsilon {line['epsilon']:.3g}, delta {line['delta']:g}; {line['steps']} steps of DP-SGD took "
-        f"{line['steps_seconds']:,.0f} s. Accuracy in percent on the real test images of "
+        f"Epsilon {line['epsilon']:.3g}, delta {line['delta']:g}; {line['steps']} steps of DP-SGD "
+        f"took {line['steps_seconds']:,.0f} s. Accuracy in percent on the real test images of "
         f"classifiers trained on {line['samples']:,} samples: {accuracy}. "
         f"{line['machine']['processor']}, torch {line['machine']['torch']}, commit "
         f"{line['machine']['commit']}.\n\n"

@@ -44,7 +44,7 @@ STAGES = {
     "After DP-SGD": "the preset, labels as asked for",
     "preset, c_skip x": "tried: base c_skip x, sampling from 0.7 (the preset of commit cb40958)",
     "preset, informed": "tried: base informed, sampling from 5 (the preset of commit aae050b)",
-    "preset, 200 steps": "tried: base informed, 200 steps of 4 views (the preset of commit feeb9b9)",
+    "preset, 200 steps": "tried: 200 steps of 4 views (the preset of commit feeb9b9)",
     PRESET: "**the preset**",
 }
 ALONE = (
