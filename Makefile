@@ -81,6 +81,7 @@ results: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/baselines.py --document
 	$(BIN)/python benchmarks/recipes.py --document
 	$(BIN)/python benchmarks/sweeps.py
+	$(BIN)/python benchmarks/reproduce.py --document
 	$(BIN)/python benchmarks/document.py
 
 clean:
