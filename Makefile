@@ -82,6 +82,7 @@ results: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/recipes.py --document
 	$(BIN)/python benchmarks/sweeps.py
 	$(BIN)/python benchmarks/reproduce.py --document
+	$(BIN)/python benchmarks/trials.py
 	$(BIN)/python benchmarks/document.py
 
 clean:

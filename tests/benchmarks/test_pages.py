@@ -11,6 +11,7 @@ import baselines
 import digits
 import pytest
 import recipes
+import trials
 
 DOCS = Path(__file__).parents[2] / "docs"
 MEASURED = [name for name in baselines.REPEATS if baselines.lines_of(name).is_file()]
@@ -34,6 +35,18 @@ def test_tables_of_the_page_are_those_of_the_lines(name, write, tmp_path):
     shutil.copyfile(DOCS / "results.md", page)
     write(lines(name), page)
     assert page.read_text("utf-8") == (DOCS / "results.md").read_text("utf-8")
+
+
+def test_the_page_of_trials_is_that_of_its_lines(tmp_path):
+    page = tmp_path / "trials.md"
+    shutil.copyfile(DOCS / "trials.md", page)
+    trials.document(lines("trials"), page)
+    assert page.read_text("utf-8") == (DOCS / "trials.md").read_text("utf-8")
+
+
+def test_a_trial_has_a_cell_for_every_column():
+    rows = [(line, row) for line in lines("trials") for row in line["rows"]]
+    assert [row for line, row in rows if len(row) != len(line["columns"])] == []
 
 
 def test_a_stage_is_the_median_of_its_runs_with_their_range():
