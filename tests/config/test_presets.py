@@ -70,6 +70,7 @@ rows = pytest.mark.parametrize("name", ROWS)
 
 
 OWN = [f"{name}-cpu-eps{e}" for name in ("mnist", "fashion") for e in ("0.2", "1", "10")]
+OWN.append("cifar10-cpu-eps10")
 
 
 def test_every_row_of_the_paper_and_our_own_presets_are_shipped() -> None:

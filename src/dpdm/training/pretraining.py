@@ -285,7 +285,8 @@ def _shipped(channels: int, base: str) -> Path:
     if not path.is_file():
         raise RequestError(
             f"network.init={PROCEDURAL}: no weights are shipped for images of {channels} channels "
-            f"and diffusion.base={base}; make some with `dpdm pretrain`"
+            f"and diffusion.base={base}; make some with `dpdm pretrain`, or set network.init=null, "
+            "or data.channels=1 or 3"
         )
     return Path(str(path))
 
