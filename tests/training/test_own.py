@@ -10,7 +10,7 @@ from dpdm.errors import RequestError
 from dpdm.training import train
 
 COLOURS = np.array([[220, 30, 30], [30, 200, 40], [40, 60, 230]], float)
-SHORT = ("training.batch_size=32", "training.steps=2", "sampling.count=30", "sampling.steps=2")
+SHORT = ("training.batch_size=32", "training.steps=2", "sampling.count=30")
 
 
 def collection(tmp_path, channels: int, labelled: bool = True) -> dpdm.Dataset:
