@@ -147,6 +147,11 @@ def section(lines: Sequence[Line]) -> str:
     )
 
 
+def document(lines: Sequence[Line], page: Path) -> None:
+    """Writes the table of the page anew."""
+    write_between(page, MARKS, section(lines))
+
+
 def picture(work: Path) -> bytes:
     """Ten real images of each class on the left, ten samples on the right, none picked."""
     real, drawn = open_dataset(f"{work}/images/train"), np.load(work / "samples.npz")
@@ -178,7 +183,7 @@ def main() -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         (RESULTS / "colour.png").write_bytes(picture(options.work))
-    write_between(PAGE, MARKS, section(read_lines(path)))
+    document(read_lines(path), PAGE)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import baselines
+import colour
 import digits
 import pytest
 import recipes
@@ -28,6 +29,7 @@ def lines(name: str) -> list[dict]:
         ("digits", digits.document),
         *((f"baselines-{name}", partial(baselines.write, name=name)) for name in MEASURED),
         ("recipes", recipes.document),
+        ("colour", colour.document),
     ],
 )
 def test_tables_of_the_page_are_those_of_the_lines(name, write, tmp_path):
