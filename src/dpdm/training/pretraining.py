@@ -119,7 +119,7 @@ def pretrain(
             "informed"
         )
     shape = (images.shape[3], images.shape[1], images.shape[2])
-    about = _description(config, how, shape)
+    about = _description(config, how, images.shape)
     folder = out.with_name(out.name + ".partial")
     known = read_json(folder / "about.json")
     if known is not None and known != about:
@@ -223,12 +223,14 @@ def _public_prior(
     return torch.from_numpy(labels), mixture
 
 
-def _description(config: Config, how: Pretraining, shape: tuple[int, int, int]) -> dict[str, Any]:
+def _description(config: Config, how: Pretraining, shape: tuple[int, ...]) -> dict[str, Any]:
+    count, height, width, channels = shape
     network, informed = config.network.model_dump(mode="json"), config.base == "informed"
     return {
         "source": how.source,
-        "channels": shape[0],
-        "image_size": list(shape[1:]),
+        "images": count,
+        "channels": channels,
+        "image_size": [height, width],
         "network": {key: network[key] for key in _SHAPE_SETTINGS},
         "config": config.diffusion.config,
         "base": config.base,
