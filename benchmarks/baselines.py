@@ -1,7 +1,7 @@
 """Table 2 of the paper: synthetic images beside DP-SGD on the real ones.
 
     python benchmarks/baselines.py                              # digits: 25 minutes
-    python benchmarks/baselines.py mnist fashion --data FOLDER  # about 15 minutes a row
+    python benchmarks/baselines.py mnist fashion --data FOLDER
 
 At epsilon 0.2, 1 and 10: LR, MLP and CNN trained on samples of our own preset, and the same three
 trained with DP-SGD on the real training images at the same epsilon and delta. Of the digits three

@@ -1,6 +1,6 @@
 """A person's own colour folder: what the preset `own` makes of it, in what time and memory.
 
-    python benchmarks/colour.py --data /path/to/fashion --work DIR      # on two cores, 25 minutes
+    python benchmarks/colour.py --data /path/to/fashion --work DIR      # on two cores, 20 minutes
 
 No set of colour photographs can be had offline, so one is put together: Fashion-MNIST's items, each
 class in a colour of its own, on crops of scikit-learn's two photographs (even classes on one, odd
