@@ -23,7 +23,7 @@ from typing import Any
 
 import recipes
 import torch
-from common import ROOT, machine, read_lines, write_between
+from common import ROOT, append_line, lines_so_far, machine, read_lines, write_between
 from common import table as markdown
 
 from dpdm import load_config, open_dataset, pipeline
@@ -40,9 +40,9 @@ PAGE = ROOT / "docs" / "results.md"
 Line = dict[str, Any]
 
 
-def lines_of(name: str, results: Path = RESULTS) -> Path:
+def lines_of(name: str) -> Path:
     """The result lines of a set."""
-    return results / f"baselines-{name}.jsonl"
+    return RESULTS / f"baselines-{name}.jsonl"
 
 
 def of_digits(folder: Path, epsilon: float, repeat: int) -> Line:
@@ -76,7 +76,7 @@ def of_recipe(name: str, data: Path | None, folder: Path, epsilon: float, repeat
     """DP-SGD on the real images beside a row of `benchmarks/recipes.py`."""
     found = [
         line
-        for line in recipes.read(RESULTS / "recipes.jsonl")
+        for line in lines_so_far(RESULTS / "recipes.jsonl")
         if (line["set"], float(line["epsilon"]), line["stage"], line["seed"])
         == (name, epsilon, recipes.PRESET, repeat)
     ]
@@ -85,11 +85,10 @@ def of_recipe(name: str, data: Path | None, folder: Path, epsilon: float, repeat
             f"error: no row of the preset for {name} at epsilon {epsilon:g}; first run "
             f"benchmarks/recipes.py --only {name}-{epsilon:g} --stage preset"
         )
-    spec, config = str(data / name) if data else name, load_config(f"{name}-cpu-eps{epsilon:g}")
+    config = load_config(f"{name}-cpu-eps{epsilon:g}")
     private = measure_baseline(
         Baseline(epsilon, config.privacy.delta, folder),
-        open_dataset(spec),
-        open_dataset(f"{spec}@test"),
+        *recipes.open_set(name, data),
         Protocol(CLASSIFIER_NAMES, seeds=1, seed=repeat),
         lambda what, done, total: print(f"{what}: {done} of {total}", end="\r", flush=True),
     )
@@ -138,7 +137,7 @@ def write(lines: list[Line], page: Path, name: str = "digits") -> None:
 def measure(name: str, options: argparse.Namespace) -> None:
     """Measures a set's missing rows, then writes lines and table."""
     path = lines_of(name)
-    lines = read_lines(path) if path.is_file() else []
+    lines = lines_so_far(path)
     done = {(line["epsilon"], line["repeat"]) for line in lines}
     for repeat in range(REPEATS[name]):
         for epsilon in EPSILONS:
@@ -151,8 +150,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
                 made = of_recipe(name, options.data, folder, epsilon, repeat)
             lines.append(made | {"threads": options.threads, "machine": machine()})
             print(json.dumps(made["synthetic"]), made["baseline"]["accuracy"], flush=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
+            append_line(path, lines[-1])
     write(lines, options.page, name)
 
 

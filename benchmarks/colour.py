@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import ROOT, machine, read_lines, table, write_between
+from common import ROOT, append_line, machine, read_lines, table, write_between
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> Line:
     what = ["--metrics", "classifiers,fid", "--inception", "none", "--features", "pixels"]
     measured |= timed("evaluate", ["evaluate", f"{made}", *about, *what])
     found = json.loads((options.work / "found.json").read_text("utf-8"))
-    steps = [json.loads(text) for text in (run / "private/metrics.jsonl").read_text().splitlines()]
+    steps = read_lines(run / "private" / "metrics.jsonl")
     private = [step for step in steps if step["phase"] == "DP-SGD"]
     statement = json.loads((run / "release/privacy.json").read_text("utf-8"))
     return {
@@ -180,8 +180,7 @@ def main() -> None:
     if not options.document:
         line = measure(options)
         print(json.dumps(line))
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(path, line)
         (RESULTS / "colour.png").write_bytes(picture(options.work))
     document(read_lines(path), PAGE)
 

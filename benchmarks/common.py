@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -192,8 +192,7 @@ class Results:
         }
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_line(self.path, line)
         return line
 
 
@@ -215,6 +214,17 @@ def peak_memory() -> int:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The result lines of a file."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def lines_so_far(path: Path) -> list[dict[str, Any]]:
+    """The result lines of a file; none where nothing was measured yet."""
+    return read_lines(path) if path.is_file() else []
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Adds a result line to a file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def write_between(page: Path, marks: tuple[str, str], text: str) -> None:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import ROOT, machine, peak_memory
+from common import ROOT, append_line, machine, peak_memory
 
 from dpdm import open_dataset
 from dpdm.evaluation import evaluate
@@ -52,8 +52,7 @@ def main() -> None:
         "machine": about,
     }
     print(json.dumps(line, indent=2))
-    with options.json.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(options.json, line)
 
 
 if __name__ == "__main__":

@@ -27,11 +27,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, median_and_range, read_lines, write_between
+from common import append_line, lines_so_far, machine, median_and_range, write_between
 
 from dpdm import Run, load_config, open_dataset, pipeline
 from dpdm.data import Dataset
 from dpdm.evaluation import evaluate, png_bytes, sample_grid
+from dpdm.evaluation.published import Published, published_figures
 from dpdm.training import train
 
 SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
@@ -59,14 +60,22 @@ _GOALS = {
     "mnist": {"10": 98.3, "1": 97.8, "0.2": 97.0},
     "fashion": {"10": 86.2, "1": 83.5, "0.2": 78.5},
 }
-_PAPER = {
-    "mnist": {"10": 98.1, "1": 95.3, "0.2": 86.3},
-    "fashion": {"10": 86.2, "1": 79.4, "0.2": 72.3},
-}
 _DP_FETA = {"mnist": {"10": 98.1, "1": 95.6}, "fashion": {"10": 87.3, "1": 81.7}}
 
 Line = dict[str, Any]
 Samples = tuple[Any, Any]
+
+
+def open_set(name: str, folder: Path | None) -> tuple[Dataset, Dataset]:
+    """Training and test images of a set, from a folder that holds it or where the name is found."""
+    spec = str(folder / name) if folder else name
+    return open_dataset(spec), open_dataset(f"{spec}@test")
+
+
+def published(name: str, epsilon: str, sampler: str = "accuracy") -> Published:
+    """The paper's own row of a set, under its sampler for ``accuracy`` or ``fid``."""
+    rows = published_figures(SETS[name], float(epsilon))
+    return next(row for row in rows if row.method.lower() == f"dpdm, sampler for {sampler}")
 
 
 def held_out(data: Dataset) -> tuple[Dataset, Dataset]:
@@ -159,7 +168,8 @@ def table(lines: Sequence[Line], name: str) -> list[str]:
             for classifier in ("lr", "mlp", "cnn"):
                 values = [100 * line["accuracy"][classifier] for line in found]
                 cells.append(median_and_range(values))
-            cells += [f"{_GOALS[name][epsilon]}", f"{_PAPER[name][epsilon]}"]
+            paper = 100 * published(name, epsilon).accuracy["cnn"]
+            cells += [f"{_GOALS[name][epsilon]}", f"{paper:.1f}"]
             cells.append(str(_DP_FETA[name].get(epsilon, "")))
             distances = [line["fd_pixels"] for line in found if "fd_pixels" in line]
             cells.append(f"{statistics.median(distances):.2f}" if distances else "")
@@ -183,11 +193,6 @@ def section(lines: Sequence[Line]) -> str:
 def document(lines: Sequence[Line], page: Path) -> None:
     """Writes the section between the markers of ``page``."""
     write_between(page, (BEGIN, END), section(lines))
-
-
-def read(path: Path) -> list[Line]:
-    """The lines measured so far."""
-    return read_lines(path) if path.is_file() else []
 
 
 def picture(samples: Samples, data: Dataset, path: Path) -> None:
@@ -228,24 +233,22 @@ def main() -> None:
             key = (name, epsilon, part, seed)
             known = {
                 tuple(line[k] for k in ("set", "epsilon", "stage", "seed"))
-                for line in read(results)
+                for line in lines_so_far(results)
             }
             if key in known and not options.held_out:
                 continue
-            spec = str(options.data / name) if options.data else name
-            data, test = open_dataset(spec), open_dataset(f"{spec}@test")
+            data, test = open_set(name, options.data)
             if options.held_out:
                 data, test = held_out(data)
             run = train_row(name, epsilon, stage, seed, data, options.work, options.set)
             line, samples = measured(run, part, name, epsilon, data, test)
             print(json.dumps(line), flush=True)
             if not options.held_out:
-                with results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                append_line(results, line)
                 if (epsilon, part, seed) == ("10", PRESET, 0):
                     picture(samples, data, options.out / f"recipes-{name}.png")
     if not options.held_out:
-        document(read(results), page)
+        document(lines_so_far(results), page)
 
 
 if __name__ == "__main__":

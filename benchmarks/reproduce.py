@@ -27,37 +27,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from common import ROOT, machine, read_lines, table, write_between
+from common import (
+    RESULTS,
+    ROOT,
+    append_line,
+    find_device,
+    lines_so_far,
+    machine,
+    read_lines,
+    table,
+    write_between,
+)
+from recipes import EPSILONS, SETS, open_set, published
 
-from dpdm import Config, Run, load_config, open_dataset
-from dpdm.data import Dataset
-from dpdm.evaluation import evaluate
+from dpdm import Config, Run, load_config, pipeline
+from dpdm.data import Dataset, write_samples
+from dpdm.evaluation import CLASSIFIER_NAMES, evaluate
 from dpdm.training import Interrupted, TrainingEvent, train
 
 LINES, PAGE = ROOT / "docs" / "results" / "paper.jsonl", ROOT / "docs" / "reproducing.md"
 MARKS = "<!-- written by benchmarks/reproduce.py -->", "<!-- end of benchmarks/reproduce.py -->"
-SIZES = {"mnist": 60_000, "fashion": 60_000}
-ROWS = [f"{name}-eps{epsilon}" for name in SIZES for epsilon in ("10", "1", "0.2")]
+ROWS = [f"{name}-eps{epsilon}" for name in SETS for epsilon in EPSILONS]
 SAMPLERS = ("accuracy", "fid")
 STOPPED = 75
 CARDS = {"H200": "hours, one H200", "A100": "hours, one A100", "": "hours, two cores"}
-PAPER = {
-    ("mnist-eps0.2", "fid"): (61.9, 65.3, 65.8, 71.9),
-    ("mnist-eps0.2", "accuracy"): (104, 81.0, 81.7, 86.3),
-    ("mnist-eps1", "fid"): (23.4, 83.8, 87.0, 93.4),
-    ("mnist-eps1", "accuracy"): (35.5, 86.7, 91.6, 95.3),
-    ("mnist-eps10", "fid"): (5.01, 90.5, 94.6, 97.3),
-    ("mnist-eps10", "accuracy"): (6.65, 90.8, 94.8, 98.1),
-    ("fashion-eps0.2", "fid"): (78.4, 53.6, 55.3, 57.0),
-    ("fashion-eps0.2", "accuracy"): (128, 70.4, 71.3, 72.3),
-    ("fashion-eps1", "fid"): (37.8, 71.5, 71.7, 73.6),
-    ("fashion-eps1", "accuracy"): (51.4, 76.3, 76.9, 79.4),
-    ("fashion-eps10", "fid"): (18.6, 80.4, 81.1, 84.9),
-    ("fashion-eps10", "accuracy"): (19.1, 81.1, 83.0, 86.2),
-}
-"""FID, and accuracy in percent of LR, MLP and CNN: Table 1 of arXiv 2210.09929."""
 
 Line = dict[str, Any]
 
@@ -85,29 +78,28 @@ def settings_of(row: str, data: Dataset, epochs: float | None, more: Sequence[st
     return load_config(row, [*more, f"training.steps={steps}"])
 
 
-def draw(run: Run, name: str, path: Path, device: str) -> tuple[Any, Any, float]:
-    """``sampling.count`` images with a named setting, from ``path`` where they are there."""
+def draw(run: Run, sampler: str, device: str) -> tuple[Any, Any, float]:
+    """``sampling.count`` images with a named setting, drawn once, and the seconds that took."""
+    path, took = run.folder.private / f"samples-{sampler}.npz", f"{sampler}_sampling_seconds"
     if not path.is_file():
-        started = time.perf_counter()
+        model, started = run.model(), time.perf_counter()
         count, seed = run.config.sampling.count, run.config.training.seed
-        images, labels = run.model().sample(count, settings=name, seed=seed, device=device)
-        seconds = time.perf_counter() - started
-        np.savez(path, images=images, labels=labels, seconds=seconds)
-    found = np.load(path)
-    return found["images"], found["labels"], float(found["seconds"])
+        images, labels = model.sample(count, settings=sampler, seed=seed, device=device)
+        run.folder.update_state(**{took: time.perf_counter() - started})
+        write_samples(path, images, labels, model.classes)
+    return *pipeline.read_images(path), float(run.folder.read_state()[took])
 
 
 def measured(run: Run, row: str, sampler: str, data: Dataset, test: Dataset, device: str) -> Line:
     """One line: a run under one of its two samplers."""
-    path = run.path / "private" / f"samples-{sampler}.npz"
-    images, labels, seconds = draw(run, sampler, path, device)
+    images, labels, seconds = draw(run, sampler, device)
     found = evaluate(
         (images, labels),
         train=data,
         test=test,
         metrics=["classifiers", "fid"],
         features=["pixels"],
-        cache=run.path / "private" / "cache",
+        cache=run.folder.private / "cache",
     )
     training, steps = run.config.training, run.folder.read_metrics()
     state = run.folder.read_state()
@@ -126,16 +118,8 @@ def measured(run: Run, row: str, sampler: str, data: Dataset, test: Dataset, dev
         "accuracy": {key: round(value, 4) for key, value in found["accuracy"].items()},
         "fid": found.get("fid"),
         "fd_pixels": round(found["fd-pixels"], 3),
-        "device": device_name(device),
         "machine": machine(),
     }
-
-
-def device_name(device: str) -> str:
-    """The card or the processor that a run was on."""
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        return torch.cuda.get_device_name()
-    return str(machine()["processor"])
 
 
 class Speed(NamedTuple):
@@ -167,28 +151,24 @@ def hours(config: Config, sampler: str, speed: Speed | None) -> str:
         return "not measured"
     drawn = config.sampling.alternatives[sampler]
     each = (2 * drawn.steps - 1) * (2 if drawn.guidance else 1)
-    training = passes_of(config) / speed.passes / 3600
+    training = config.image_passes / speed.passes / 3600
     return f"{training:,.0f} + {config.sampling.count * each / speed.evaluations / 3600:,.0f}"
-
-
-def passes_of(config: Config) -> int:
-    """Images through the network in all DP-SGD steps, expected."""
-    return config.training.steps * config.training.batch_size * config.views.count
 
 
 def section(lines: Sequence[Line], measured_speeds: Mapping[str, Speed]) -> str:
     """The generated part of the page: a line for each row and sampler."""
     rows = []
     for row in ROWS:
+        name, _, epsilon = row.partition("-eps")
         config = load_config(row)
         for sampler in SAMPLERS:
-            fid, lr, mlp, cnn = PAPER[row, sampler]
-            about = [row, sampler, f"{fid:g}; {lr:.1f} {mlp:.1f} {cnn:.1f}"]
+            paper = published(name, epsilon, sampler)
+            about = [row, sampler, f"{paper.fid:g}; {_percent(paper.accuracy)}"]
             own = [line for line in lines if (line["row"], line["sampler"]) == (row, sampler)]
             rows += [[*about, *_cells(line)] for line in own]
             if not own:
                 costs = [hours(config, sampler, _of(measured_speeds, card)) for card in CARDS]
-                rows.append([*about, "not run", f"{passes_of(config):,}", *costs])
+                rows.append([*about, "not run", f"{config.image_passes:,}", *costs])
     header = ("row", "sampler", "paper: FID; LR MLP CNN", "here", "image passes", *CARDS.values())
     return table(header, rows)
 
@@ -201,15 +181,18 @@ def _of(measured_speeds: Mapping[str, Speed], device: str) -> Speed | None:
     return None
 
 
+def _percent(accuracy: Mapping[str, float]) -> str:
+    return " ".join(f"{100 * accuracy[name]:.1f}" for name in CLASSIFIER_NAMES)
+
+
 def _cells(line: Line) -> list[str]:
-    accuracy = " ".join(f"{100 * line['accuracy'][name]:.1f}" for name in ("lr", "mlp", "cnn"))
     fid = "no Inception at hand" if line["fid"] is None else f"{line['fid']:.3g}"
     spent = f"{line['epochs']:g} epochs, {line['views']} views, {line['images']:,} samples"
     cost = f"{line['train_hours']:.2f} + {line['sample_hours']:.2f}"
     places = [cost if card and card in line["device"] else "" for card in CARDS]
     if not any(places):
         places[-1] = f"{cost} ({line['device']})"
-    return [f"{fid}; {accuracy} ({spent})", f"{line['image_passes']:,}", *places]
+    return [f"{fid}; {_percent(line['accuracy'])} ({spent})", f"{line['image_passes']:,}", *places]
 
 
 def document(lines: Sequence[Line], page: Path, performance: Sequence[Line]) -> None:
@@ -231,19 +214,19 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--document", action="store_true")
     options = parser.parse_args()
-    lines = read_lines(options.lines) if options.lines.is_file() else []
+    lines = lines_so_far(options.lines)
     if not options.document:
         if options.row is None:
             parser.error("which row? " + ", ".join(ROWS))
         lines += reproduce(options, lines)
-    document(lines, options.page, read_lines(ROOT / "docs" / "results" / "performance.jsonl"))
+    document(lines, options.page, read_lines(RESULTS))
 
 
 def reproduce(options: argparse.Namespace, lines: Sequence[Line]) -> list[Line]:
     """Trains from where it was left, and measures what has no line yet."""
-    row, name = options.row, options.row.partition("-")[0]
-    spec = str(options.data / name) if options.data else name
-    data, test = open_dataset(spec), open_dataset(f"{spec}@test")
+    row = options.row
+    device, device_name = find_device(options.device)
+    data, test = open_set(row.partition("-")[0], options.data)
     config = settings_of(row, data, options.epochs, options.set)
     command = f"python benchmarks/reproduce.py {row} --data FOLDER"
     command += f" --epochs {options.epochs:g}" if options.epochs else ""
@@ -251,9 +234,7 @@ def reproduce(options: argparse.Namespace, lines: Sequence[Line]) -> list[Line]:
     folder = options.work / f"{row}-{hashlib.sha256(command.encode()).hexdigest()[:8]}"
     clock = Clock(options.minutes)
     try:
-        run = train(
-            data, config, folder, resume=folder.is_dir(), device=options.device, callback=clock
-        )
+        run = train(data, config, folder, resume=folder.is_dir(), device=device, callback=clock)
     except Interrupted as stopped:
         print(stopped, flush=True)
         sys.exit(STOPPED)
@@ -261,10 +242,10 @@ def reproduce(options: argparse.Namespace, lines: Sequence[Line]) -> list[Line]:
     for sampler in SAMPLERS:
         if any((line["command"], line["sampler"]) == (command, sampler) for line in lines):
             continue
-        line = measured(run, row, sampler, data, test, options.device) | {"command": command}
+        line = measured(run, row, sampler, data, test, device)
+        line |= {"device": device_name, "command": command}
         print(json.dumps(line), flush=True)
-        with options.lines.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(options.lines, line)
         made.append(line)
     return made
 

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import reproduce
-from common import read_lines
+from common import lines_so_far, read_lines
 
 from dpdm import open_dataset
 from dpdm.training.interrupt import Interrupted
 
 DOCS = Path(__file__).parents[2] / "docs"
-DATA = Path(__file__).parents[3] / "shared" / "data"
 SMALL = (
     "training.batch_size=16",
     "views.count=1",
@@ -79,8 +78,7 @@ def test_speeds_are_of_whole_steps_and_of_the_fastest_sampling():
 def test_the_page_is_what_the_lines_say(tmp_path):
     page, results = tmp_path / "reproducing.md", DOCS / "results"
     shutil.copyfile(DOCS / "reproducing.md", page)
-    path = results / "paper.jsonl"
-    lines = read_lines(path) if path.is_file() else []
+    lines = lines_so_far(results / "paper.jsonl")
     reproduce.document(lines, page, read_lines(results / "performance.jsonl"))
     assert page.read_text("utf-8") == (DOCS / "reproducing.md").read_text("utf-8")
 
@@ -105,12 +103,13 @@ def test_a_clock_stops_training_once(monkeypatch):
     assert len(killed) == 1
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
-def test_a_row_in_pieces_has_a_line_for_each_sampler_and_is_not_done_again(monkeypatch, tmp_path):
+def test_a_row_in_pieces_has_a_line_for_each_sampler_and_is_not_done_again(
+    shared_data, monkeypatch, tmp_path
+):
     page, lines = tmp_path / "page.md", tmp_path / "paper.jsonl"
     page.write_text("".join(reproduce.MARKS))
-    call = ["reproduce", "mnist-eps10", f"--data={DATA}", f"--work={tmp_path}", "--epochs=0.0006"]
-    call += [f"--page={page}", f"--lines={lines}", "--device=cpu", "--set", *SMALL]
+    call = ["reproduce", "mnist-eps10", f"--data={shared_data}", f"--work={tmp_path}"]
+    call += ["--epochs=0.0006", f"--page={page}", f"--lines={lines}", "--set", *SMALL]
     monkeypatch.setattr(sys, "argv", [*call, "training.checkpoint_every=1", "--minutes=0"])
     with pytest.raises(SystemExit) as stopped:
         reproduce.main()

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
-
-from dpdm.config import load_config
-from dpdm.data import open_dataset
-from dpdm.release import zoo
-from dpdm.training import train
 
 CARD = {
     "data": "digits",
@@ -23,11 +17,8 @@ CARD = {
 
 
 @pytest.fixture
-def digits_zoo(tmp_path, monkeypatch):
-    run = train(open_dataset("digits"), load_config("digits", ["training.steps=0"]), tmp_path / "r")
-    shutil.copytree(run.release, tmp_path / "zoo" / "digits")
-    (tmp_path / "zoo" / "digits.json").write_text(json.dumps(CARD))
-    monkeypatch.setattr(zoo, "zoo_root", lambda: tmp_path / "zoo")
+def digits_zoo(make_zoo):
+    make_zoo("digits", CARD)
 
 
 def test_it_lists_models_with_what_they_are_worth(dpdm, digits_zoo):

@@ -1,7 +1,6 @@
 """Small image sets on disk, and the real ones where they are."""
 
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,23 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(autouse=True)
 def _no_data_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees this machine's data sets or cache unless it asks for them."""
     monkeypatch.delenv("DPDM_DATA", raising=False)
     monkeypatch.setenv("DPDM_CACHE", str(tmp_path / "no-cache"))
-
-
-@pytest.fixture
-def shared_data() -> Path:
-    """The folder with the official MNIST and the repackaged Fashion-MNIST."""
-    path = Path(os.environ.get("DPDM_TEST_DATA", ROOT.parent / "shared" / "data"))
-    if not (path / "mnist" / "train-images-idx3-ubyte.gz").is_file():
-        pytest.skip(f"no MNIST in {path}; set DPDM_TEST_DATA to the folder that has mnist/")
-    return path
 
 
 @pytest.fixture

@@ -91,12 +91,9 @@ def test_ctrl_c_saves_exits_130_and_resume_goes_on(tmp_path):
     assert len((run / "private" / "metrics.jsonl").read_text().splitlines()) == steps + 2
 
 
-def test_the_paper_s_method_runs_on_mnist(tmp_path):
+def test_the_paper_s_method_runs_on_mnist(shared_data, tmp_path):
     """The preset mnist-eps10 with the paper's network; small batches, to be quick."""
-    folder = Path(os.environ.get("DPDM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    if not (folder / "mnist").is_dir():
-        pytest.skip("MNIST's files are not beside the repository (../shared/data)")
-    data = dpdm.open_dataset(str(folder / "mnist"))
+    data = dpdm.open_dataset(str(shared_data / "mnist"))
     config = dpdm.load_config(
         "mnist-eps10",
         [

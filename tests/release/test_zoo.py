@@ -10,26 +10,17 @@ from pathlib import Path
 import pytest
 
 import dpdm
-from dpdm.config import load_config
-from dpdm.data import open_dataset
 from dpdm.errors import RequestError
 from dpdm.release import zoo
 from dpdm.release.files import find_release
 from dpdm.release.seal import check_release
-from dpdm.training import train
 
 NAMES = zoo.zoo_names()
 
 
 @pytest.fixture
-def own_zoo(tmp_path, monkeypatch) -> Path:
-    """A zoo of one model, a prior of the digits."""
-    root = tmp_path / "zoo"
-    run = train(open_dataset("digits"), load_config("digits", ["training.steps=0"]), tmp_path / "r")
-    shutil.copytree(run.release, root / "digits-eps10")
-    (root / "digits-eps10.json").write_text(json.dumps({"data": "digits"}))
-    monkeypatch.setattr(zoo, "zoo_root", lambda: root)
-    return root
+def own_zoo(make_zoo) -> Path:
+    return make_zoo("digits-eps10", {"data": "digits"})
 
 
 def test_a_model_is_found_by_name(own_zoo):

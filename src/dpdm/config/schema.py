@@ -305,6 +305,11 @@ class Config(_Section):
             return "prior" if self.prior.enabled else "skip"
         return base
 
+    @property
+    def image_passes(self) -> int:
+        """Images through the network in all planned DP-SGD steps, expected."""
+        return self.training.steps * self.training.batch_size * self.views.count
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         base = self.diffusion.base

@@ -258,7 +258,7 @@ def preset_row(name: str) -> dict[str, Any]:
         "views": config.views.count,
         "sample_rate": None,
         "noise_multiplier": None,
-        "image_passes": training.steps * training.batch_size * config.views.count,
+        "image_passes": config.image_passes,
     }
     facts = _PUBLIC_FACTS.get(config.data.spec or name)
     if facts is None:

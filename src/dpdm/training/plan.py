@@ -206,7 +206,7 @@ def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) ->
         prior=design,
         labeller=labeller,
         histogram_noise=histogram_noise,
-        image_passes=training.steps * training.batch_size * config.views.count,
+        image_passes=config.image_passes,
     )
 
 
