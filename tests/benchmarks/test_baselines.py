@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import baselines
 import pytest
 
@@ -18,7 +20,7 @@ def line(epsilon: float, synthetic: float, private: float) -> dict:
 
 
 def test_a_row_has_means_spreads_and_their_difference() -> None:
-    text = baselines.section([line(10, 0.9, 0.7), line(10, 0.8, 0.7), line(1, 0.5, 0.6)])
+    text = baselines.section([line(10, 0.9, 0.7), line(10, 0.8, 0.7), line(1, 0.5, 0.6)], "digits")
     rows = [row.split("|")[1:-1] for row in text.splitlines() if "CNN" in row]
     assert [[cell.strip() for cell in row] for row in rows] == [
         ["1", "CNN", "1", "50.0", "60.0", "-10.0"],
@@ -38,10 +40,27 @@ def test_only_what_lies_between_the_marks_is_written_anew(tmp_path) -> None:
     assert page.read_text() == text
 
 
+def test_the_synthetic_side_is_the_row_that_is_there_now(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(baselines, "RESULTS", tmp_path)
+    own = line(0.2, 0.0, 0.7) | {"repeat": 0}
+    del own["synthetic"]
+    row = {"set": "mnist", "epsilon": "0.2", "stage": "preset", "seed": 0}
+    others = [row | {"stage": "prior alone"}, row | {"seed": 1}, row | {"epsilon": "1"}]
+    lines = [
+        *(other | {"accuracy": {}} for other in others),
+        row | {"accuracy": dict.fromkeys(baselines.CLASSIFIER_NAMES, 0.9)},
+    ]
+    (tmp_path / "recipes.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    found = next(row for row in baselines.section([own], "mnist").splitlines() if "CNN" in row)
+    cells = [cell.strip() for cell in found.split("|")[1:-1]]
+    # The last is the paper's, published_figures("MNIST", 0.2).
+    assert cells == ["0.2", "CNN", "1", "90.0", "70.0", "+20.0", "69.9"]
+
+
 def test_the_synthetic_side_needs_its_row(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(baselines, "RESULTS", tmp_path)
     with pytest.raises(SystemExit, match="--only mnist-0"):
-        baselines.of_recipe("mnist", None, tmp_path, 0.2, 0)
+        baselines.synthetic("mnist", {"epsilon": 0.2, "repeat": 0})
 
 
 def test_a_page_without_marks_is_refused(tmp_path) -> None:

@@ -54,7 +54,7 @@ _LINEAR = 650  # its parameters
 _LONGEST_STEP = 5.0
 _MOMENTUM = 0.9
 _MAX_GRAD_NORM = 1.0
-_LARGE = 50_000  # parameters, from which on per-unit gradients outgrow the cache
+_MICROBATCH = {"lr": 256, "mlp": 256, "cnn": 32}  # what stays in the cache
 
 
 def dp_recipe(
@@ -93,5 +93,5 @@ def dp_recipe(
         # Half a cosine is 1/2 on average, and momentum repeats a step 1 / (1 - m) times.
         learning_rate=2 * step * (1 - _MOMENTUM) / _MAX_GRAD_NORM,
         momentum=_MOMENTUM,
-        microbatch=32 if parameters >= _LARGE else 256,
+        microbatch=_MICROBATCH[name],
     )

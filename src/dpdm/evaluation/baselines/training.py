@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dpdm.errors import DpdmError
+from dpdm.evaluation.baselines.factors import factored_gradients
 from dpdm.evaluation.baselines.recipe import DpRecipe
 from dpdm.evaluation.classifiers.networks import ConvolutionalClassifier, linear, perceptron
 from dpdm.evaluation.classifiers.training import ClassifierName, scaled
 from dpdm.networks import load_into, load_weights, save_weights
-from dpdm.privacy import DpSgdStep, Gradients, PrivateUnits, Session, per_unit_gradients, validate
+from dpdm.privacy import DpSgdStep, PrivateUnits, Session, validate
+from dpdm.privacy.gradients import PerUnit
 
 
 def private_network(
@@ -114,9 +116,9 @@ def dp_sgd(
         images_per_unit=recipe.images_per_unit,
     )
 
-    def unit_gradients(images: Tensor, labels: Tensor) -> tuple[Tensor, Gradients]:
+    def unit_gradients(images: Tensor, labels: Tensor) -> tuple[Tensor, Mapping[str, PerUnit]]:
         inputs = (scaled(images), labels)
-        return per_unit_gradients(network, losses, inputs, views=recipe.images_per_unit)
+        return factored_gradients(network, losses, inputs, recipe.images_per_unit)
 
     parameters = {name: value.detach() for name, value in network.named_parameters()}
     while ledger.count(mechanism.event) < recipe.steps:
