@@ -15,7 +15,6 @@ once. Lines go to `docs/results/baselines-SET.jsonl` as they are measured, table
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 from pathlib import Path

@@ -78,16 +78,18 @@ def test_every_row_of_the_paper_and_our_own_presets_are_shipped() -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_a_preset_for_a_cpu_is_prior_pretrained_network_and_labeller(name: str) -> None:
+def test_a_preset_for_a_cpu_is_prior_and_labeller_most_with_a_pretrained_network(name: str) -> None:
     config = preset(name)
     assert config.name == name
     assert config.about.startswith("own: ")
     assert config.prior.enabled
     assert config.labeller.enabled
-    assert config.network.init == "procedural"
-    assert config.sampling.start == "prior"
+    alone = "no network" in config.about
+    assert config.network.init == (None if alone else "procedural")
+    assert config.sampling.start == ("noise" if alone else "prior")
     assert config.warmup.steps == 0
-    assert ("no gradient steps" in config.about) == (config.training.steps == 0)
+    without = alone or "no gradient steps" in config.about
+    assert without == (config.training.steps == 0)
     assert config.data.spec == name.split("-")[0]
     assert config.privacy.epsilon == float(name.split("-eps")[1])
     assert config.privacy.delta == 1e-5

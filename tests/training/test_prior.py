@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from dpdm.training.prior.shrinkage import (
     shrink_means,
     shrink_symmetric,
 )
+from dpdm.training.prior.statistics import collect
 from dpdm.training.seeded_noise import SeededNoise
 
 
@@ -69,10 +71,18 @@ RELEASES = {
         np.zeros((3, 12)), np.eye(12)[:, :4], np.ones((3, 2, 4)), 2.0, 3
     ),
     "class scatter": lambda r: r.class_scatter(
-        np.zeros((3, 12)), np.eye(12)[:, :4], np.ones((3, 2, 4)), 2.0
+        np.zeros((3, 12)), np.eye(12)[:, :4], np.ones((3, 2, 4)), np.eye(12), 2.0
+    )[0],
+    "class scatter in 5 directions": lambda r: r.class_scatter(
+        np.zeros((3, 12)), np.eye(12)[:, :4], np.ones((3, 2, 4)), np.eye(12)[:, :5], 2.0
     )[0],
 }
-BOUNDS = {"means": 2.0, "scatter": 4.0, "class scatter": 4.0}
+BOUNDS = {
+    "means": 2.0,
+    "scatter": 4.0,
+    "class scatter": 4.0,
+    "class scatter in 5 directions": 4.0,
+}
 
 
 @pytest.mark.parametrize("kind", sorted(RELEASES))
@@ -200,8 +210,36 @@ def test_the_design_resolves_more_where_there_is_more_data():
     assert small.dimension < large.dimension
     assert small.clusters == 1
     assert large.clusters == 16
-    assert not small.class_covariance
-    assert large.class_covariance
+    assert not small.directions
+    assert large.directions == large.dimension
+
+
+def test_a_class_has_its_own_covariance_in_as_many_directions_as_its_noise_allows():
+    between = design_prior(public_size=60_000, classes=10, pixels=784, noise_multiplier=16.0)
+    assert 4 <= between.directions < between.dimension
+    # The noise of a (R, R) scatter of a class, in Frobenius norm, over its clip norm squared.
+    noise = between.noise_of("class scatter") / 6000 * between.directions / math.sqrt(2.0)
+    assert 0.05 < noise < 0.2
+
+
+def test_beyond_its_own_directions_a_class_has_the_pooled_covariance(tmp_path):
+    generator = np.random.default_rng(0)
+    # The first axis varies most, and in class 1 twice as much; the last ones only in class 1.
+    spread = np.array([3.0, 2.0, 1.0, 1.0, 0.1, 0.1])
+    rows = generator.normal(size=(4000, 6)) * spread
+    labels = np.arange(4000) % 2
+    rows[labels == 1, 0] *= 2.0
+    rows[labels == 1, 4:] *= 4.0
+    chosen = replace(
+        design_prior(public_size=4000, classes=2, pixels=6, noise_multiplier=0.0, clusters=1),
+        directions=2,
+    )
+    releases = Releases(PrivateUnits(rows, labels), 6, 2, chosen, Session(None, SeededNoise(0)))
+    first, second = collect(releases, chosen, generator).covariances
+    np.testing.assert_allclose(np.diag(first)[:2], spread[:2] ** 2, rtol=0.1)
+    np.testing.assert_allclose(second[0, 0], 36.0, rtol=0.1)
+    np.testing.assert_allclose(first[2:, 2:], second[2:, 2:], atol=2e-3)
+    np.testing.assert_allclose(np.diag(first)[4:], 0.5 * (0.01 + 0.16), rtol=0.2)
 
 
 def test_pure_noise_is_shrunk_away():

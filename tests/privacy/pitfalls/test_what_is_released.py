@@ -249,7 +249,7 @@ def prior_release(name: str) -> Release:
         "class means": lambda r: r.class_sums(np.zeros(3), 0.7),
         "pooled scatter": lambda r: r.scatter(means, 0.7),
         "clusters": lambda r: r.cluster_step(means, directions, centres, 0.7, 3),
-        "class scatter": lambda r: r.class_scatter(means, directions, centres, 0.7),
+        "class scatter": lambda r: r.class_scatter(means, directions, centres, np.eye(3), 0.7),
         "poses": lambda r: r.poses(),
         "texture": lambda r: r.texture(0.35),
     }

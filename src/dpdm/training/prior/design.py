@@ -14,7 +14,7 @@ from dpdm.privacy import Event
 from dpdm.promise.planning import gaussian
 
 _WITHOUT_CLASS_COVARIANCE = {"moments": 0.05, "means": 0.45, "scatter": 0.50}
-_WITH_CLASS_COVARIANCE = {"moments": 0.05, "means": 0.15, "scatter": 0.20, "class scatter": 0.60}
+_WITH_CLASS_COVARIANCE = {"moments": 0.05, "means": 0.20, "scatter": 0.25, "class scatter": 0.50}
 _WITH_CLUSTERS = {
     "moments": 0.05,
     "means": 0.08,
@@ -31,6 +31,7 @@ CLUSTER_STEPS = 3
 
 _LARGEST_DIMENSION = 500
 _LARGEST_CLUSTERS = 16
+_RESOLUTION_A_DIRECTION, _FEWEST_DIRECTIONS = 8, 4
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class PriorDesign:
         noise_multiplier: of one Gaussian mechanism that costs what all releases together cost.
         shares: share of 1/noise_multiplier**2 per kind of statistic; they add up to 1.
         pose: number Q of pose parameters that are modelled with the coefficients.
+        directions: number R of directions in which each class has a covariance of its own; beyond
+            them, and in all of them where it is 0, classes share the pooled one.
     """
 
     dimension: int
@@ -50,11 +53,7 @@ class PriorDesign:
     noise_multiplier: float
     shares: dict[str, float]
     pose: int = 0
-
-    @property
-    def class_covariance(self) -> bool:
-        """Whether each class has its own covariance; otherwise all share the pooled one."""
-        return "class scatter" in self.shares
+    directions: int = 0
 
     def noise_of(self, statistic: str) -> float:
         """Noise multiplier of one release of a statistic."""
@@ -87,8 +86,9 @@ def design_prior(
 
     Images per class over the noise multiplier, n / sigma, is what a class statistic can resolve. At
     n / sigma of 350, 1,600 and 12,500 (MNIST, epsilon 0.2, 1 and 10) DESIGN.md's best settings were
-    D = 150, 400, 500 and K = 1, 8, 16. A covariance per class is released where the noise on it, in
-    Frobenius norm, stays below a fraction of the covariance itself.
+    D = 150, 400, 500 and K = 1, 8, 16. Where K is 1, the covariance of a class is released in n /
+    sigma / 8 leading directions of the pooled one: its noise is then, in Frobenius norm, about an
+    eighth of its clip norm squared.
 
     Args:
         public_size: declared number of units.
@@ -108,18 +108,24 @@ def design_prior(
     chosen_clusters = clusters or int(min(_LARGEST_CLUSTERS, max(1, resolution // 200)))
     if clusters is None and public_size / classes < 100 * chosen_clusters:
         chosen_clusters = max(1, int(public_size / classes / 100))
-    relative_noise = chosen_dimension / resolution / math.sqrt(2 * 0.6)
+    size = chosen_dimension + pose
+    directions = min(size, round(resolution / _RESOLUTION_A_DIRECTION))
     if chosen_clusters > 1:
-        shares = _WITH_CLUSTERS
-    elif relative_noise < 0.4:
+        shares, directions = _WITH_CLUSTERS, size
+    elif directions >= min(_FEWEST_DIRECTIONS, size):
         shares = _WITH_CLASS_COVARIANCE
     else:
-        shares = _WITHOUT_CLASS_COVARIANCE
+        shares, directions = _WITHOUT_CLASS_COVARIANCE, 0
     extra = {"poses": _POSES} if pose else {}
     if texture and chosen_dimension < pixels:
         extra["texture"] = _TEXTURE
     left = 1.0 - sum(extra.values())
     scaled = {name: left * share for name, share in shares.items()}
     return PriorDesign(
-        chosen_dimension, chosen_clusters, noise_multiplier, {**scaled, **extra}, pose
+        chosen_dimension,
+        chosen_clusters,
+        noise_multiplier,
+        {**scaled, **extra},
+        pose,
+        directions,
     )

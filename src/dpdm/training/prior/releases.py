@@ -152,9 +152,10 @@ class Releases:
         return noised[..., 0] / (max_norm / 2), noised[..., 1:], mechanism.deviation
 
     def class_scatter(
-        self, means: Array, directions: Array, offsets: Array, max_norm: float
+        self, means: Array, directions: Array, offsets: Array, frame: Array, max_norm: float
     ) -> tuple[Array, float]:
-        """Per class, the scatter about the nearest centre: (Y, D, D) and off-diagonal noise."""
+        """Per class, the scatter about the nearest centre in the directions ``frame`` (E, R),
+        orthonormal: (Y, R, R) and off-diagonal noise."""
 
         def contribution(rows: Array, private: Integers | None) -> tuple[Array, Integers]:
             labels = _labels(rows, private)
@@ -162,7 +163,7 @@ class Releases:
             if offsets.shape[1] > 1:
                 nearest = _nearest(vectors @ directions, labels, offsets)
                 vectors = vectors - offsets[labels, nearest] @ directions.T
-            return vectors, labels
+            return vectors @ frame, labels
 
         mechanism = NoisedScatter(
             "prior class scatter", self._design.noise_of("class scatter"), max_norm, self.classes

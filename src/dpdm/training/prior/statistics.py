@@ -87,31 +87,30 @@ def collect(releases: Releases, design: PriorDesign, generator: np.random.Genera
     directions = np.zeros((len(centre), 1))
     if design.clusters > 1:
         offsets, weights, directions = _clusters(releases, means, pooled, counts, design, generator)
-        explained = float((counts / size) @ (weights * (offsets**2).sum(axis=2)).sum(axis=1))
-        within = max(within - explained, 0.3 * within)
     covariances = np.broadcast_to(pooled, (len(counts), *pooled.shape))
-    if design.class_covariance:
-        noised, noise = releases.class_scatter(
-            means, directions, offsets, _CLIP * math.sqrt(within)
-        )
+    if design.directions:
+        frame = np.linalg.eigh(pooled)[1][:, ::-1][:, : design.directions]
+        shares = counts / size
+        spread = np.einsum("y,yk,ykr,yks->rs", shares, weights, offsets, offsets)
+        between = directions @ spread @ directions.T
+        inside = float(np.einsum("dr,de,er->", frame, pooled - between, frame))
+        max_norm = _CLIP * math.sqrt(max(inside, 0.3 * within))
+        noised, noise = releases.class_scatter(means, directions, offsets, frame, max_norm)
         if design.clusters > 1:
-            pooled = _pooled_within_clusters(
-                scatter / size,
-                deviation,
-                noised,
-                noise,
-                counts,
-                directions,
-                offsets,
-                weights,
+            apart = frame @ noised.sum(axis=0) @ frame.T / size
+            pooled = _within_clusters(
+                (scatter / size - between, deviation),
+                (apart, noise * math.sqrt(len(counts)) / size),
             )
+        base = frame.T @ pooled @ frame
         covariances = np.stack(
             [
                 positive_definite(
-                    pooled + clean_deviation(part / count - pooled, noise / count, pooled),
+                    pooled
+                    + frame @ clean_deviation(own / count - base, noise / count, base) @ frame.T,
                     _SMALLEST_VARIANCE,
                 )
-                for part, count in zip(noised, counts, strict=True)
+                for own, count in zip(noised, counts, strict=True)
             ]
         )
     centres = means[:, None] + offsets @ directions.T
@@ -155,21 +154,12 @@ def _clusters(
     return offsets, weights, directions
 
 
-def _pooled_within_clusters(
-    total: Array,
-    total_noise: float,
-    noised: Array,
-    noise: float,
-    counts: Array,
-    directions: Array,
-    offsets: Array,
-    weights: Array,
-) -> Array:
-    """Covariance within clusters, pooled: two noised estimates weighted by their precision."""
-    size = float(counts.sum())
-    spread = np.einsum("y,yk,ykr,yks->rs", counts / size, weights, offsets, offsets)
-    first = total - directions @ spread @ directions.T
-    second, second_noise = noised.sum(axis=0) / size, noise * math.sqrt(len(counts)) / size
-    precisions = (1.0 / max(total_noise, 1e-12) ** 2, 1.0 / max(second_noise, 1e-12) ** 2)
-    estimate = (precisions[0] * first + precisions[1] * second) / sum(precisions)
-    return clean_eigenvalues(estimate, sum(precisions) ** -0.5, _SMALLEST_VARIANCE)
+def _within_clusters(*estimates: tuple[Array, float]) -> Array:
+    """Covariance within clusters, pooled: noised estimates (E, E) weighted by their precision.
+
+    Each comes with the noise of an off-diagonal entry.
+    """
+    precisions = np.array([1.0 / max(noise, 1e-12) ** 2 for _, noise in estimates])
+    mean = sum(p * matrix for p, (matrix, _) in zip(precisions, estimates, strict=True))
+    estimate = np.asarray(mean) / precisions.sum()
+    return clean_eigenvalues(estimate, float(precisions.sum() ** -0.5), _SMALLEST_VARIANCE)
