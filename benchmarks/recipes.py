@@ -46,6 +46,8 @@ STAGES = {
     "preset, c_skip x": "tried: base c_skip x, sampling from 0.7 (the preset of commit cb40958)",
     "preset, informed": "tried: base informed, sampling from 5 (the preset of commit aae050b)",
     "preset, 200 steps": "tried: 200 steps of 4 views (the preset of commit feeb9b9)",
+    "preset, together": "tried: labels together (the preset of commit 2980c06)",
+    "preset, pooled": "tried: one covariance, network (the preset of commit 2980c06)",
     PRESET: "**the preset**",
 }
 ALONE = (

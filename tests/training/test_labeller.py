@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,23 @@ def test_samples_show_to_the_labeller_what_their_labels_say(digits, small, tmp_p
     assert np.array_equal(images, again)
     test = dpdm.open_dataset("digits@test")
     assert (model.read(test.private_images) == test.private_labels).mean() > 0.85
+
+
+def test_the_labeller_alone_is_asked_where_the_setting_says_so(digits, small, tmp_path):
+    settings = ["labeller.epochs=8", "labeller.share=0.5", "sampling.reading=labeller"]
+    model = train(digits, small(*LABELLED, *settings), tmp_path / "run").model()
+    images, labels = model.sample(300, seed=1)
+    assert (model.read(images) == labels).mean() > 0.95
+    other = replace(
+        model,
+        config=model.config.model_copy(
+            update={"sampling": model.config.sampling.model_copy(update={"reading": "together"})}
+        ),
+    )
+    images, labels = other.sample(300, seed=1)
+    assert (
+        (model.read(images) == labels).mean() < 0.95 < (model.read(images, labels) == labels).mean()
+    )
 
 
 def test_an_interrupted_labeller_goes_on_to_the_same_weights(digits, small, tmp_path):

@@ -245,6 +245,11 @@ class SamplerSettings(_Section):
     s_min: NonNegative = 0.0
     s_max: Positive = 1e9
     s_noise: Positive = 1.0
+    reading: Literal["together", "labeller"] = Field(
+        "together",
+        description="where there is a labeller, labels are what it finds in an image, together "
+        "with the class that the image was drawn for, or alone: better for CNNs where it is good",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -135,7 +135,8 @@ class Model:
         in closed form. ``None`` takes the release's own setting. Without a seed, the draw is fresh.
         Where the release has a labeller, it finds each label's class in its image (see
         ``draw_as_labelled``), unless ``relabel`` is False: then an image has the label that it was
-        drawn for, whatever it shows. ``watch`` is told of every sampler step, as
+        drawn for, whatever it shows; ``sampling.reading`` says whether the labeller finds it alone.
+        ``watch`` is told of every sampler step, as
         ``dpdm.diffusion.samplers`` has it.
 
         Raises:
@@ -181,7 +182,9 @@ class Model:
             )
         if self.labeller is None or not relabel:
             return draw(drawn), drawn
-        return draw_as_labelled(draw, self.read, drawn), drawn
+        alone = chosen.reading == "labeller"
+        read = (lambda images, _: self.read(images)) if alone else self.read
+        return draw_as_labelled(draw, read, drawn), drawn
 
     def read(self, images: Images, asked: Labels | None = None) -> Labels:
         """The labels (n,) that the labeller finds in images (n, H, W, C).
