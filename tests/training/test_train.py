@@ -18,10 +18,12 @@ import torch
 import yaml
 
 import dpdm
+from dpdm import pipeline
 from dpdm.errors import DpdmError, RequestError
 from dpdm.networks import load_weights
 from dpdm.privacy import epsilon, read_ledger
 from dpdm.promise.planning import poisson_sampled_gaussian
+from dpdm.release.seal import check_release
 from dpdm.training import Interrupted, RunFolder, make_plan, train
 
 SMALL = (
@@ -421,3 +423,21 @@ def test_a_seeded_run_repeats_steps_that_the_ledger_already_holds(digits, small,
     for name, value in weights(tmp_path / "whole").items():
         torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=0, atol=0)
     assert steps_in_ledger(tmp_path / "run") == 6
+
+
+def test_a_finished_run_takes_other_sampling_settings_and_draws_anew(digits, small, tmp_path):
+    prior = small("training.steps=0", "sampling.count=40")
+    run = train(digits, prior, tmp_path / "run")
+    pipeline.sample_release(run)
+    weights = (run.release / "model.safetensors").read_bytes()
+    same = train(digits, prior, tmp_path / "run", resume=True)
+    assert (same.release / "samples.npz").is_file()
+    other = small("training.steps=0", "sampling.count=60", "sampling.steps=7")
+    again = train(digits, other, tmp_path / "run", resume=True)
+    assert not (again.release / "samples.npz").exists()
+    assert again.model().config.sampling.steps == 7
+    pipeline.sample_release(again)
+    assert len(pipeline.read_samples(again)[0]) == 60
+    assert (again.release / "model.safetensors").read_bytes() == weights
+    assert again.statement()["epsilon"] == run.statement()["epsilon"]
+    assert check_release(again.release).intact

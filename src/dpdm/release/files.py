@@ -28,6 +28,9 @@ RELEASE_FILES = (
     "samples.npz",
     "report.html",
 )
+DRAWN = ("samples.npz", "report.html")
+"""Of these, what is drawn from the model and goes when the model or its settings change."""
+
 _FORMAT = 1
 
 
@@ -143,6 +146,9 @@ def write_release_model(
         "classes": list(classes),
         "config": public_settings(config),
     }
-    write_text(
-        folder / "model.yaml", yaml.safe_dump(description, sort_keys=False, allow_unicode=True)
-    )
+    write_description(folder / "model.yaml", description)
+
+
+def write_description(path: Path, description: dict[str, Any]) -> None:
+    """Writes ``model.yaml``, atomically."""
+    write_text(path, yaml.safe_dump(description, sort_keys=False, allow_unicode=True))

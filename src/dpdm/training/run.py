@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from dpdm.config import Config, load_config
 from dpdm.data import Dataset, PublicFacts
 from dpdm.errors import DpdmError, RequestError
 from dpdm.privacy import Event, Ledger, NoiseSource, PrivateUnits, Session, SystemNoise
 from dpdm.release import Model, load, stand_in_prior
-from dpdm.release.files import find_release
+from dpdm.release.files import DRAWN, find_release, public_settings, write_description
 from dpdm.release.model import read_statement
+from dpdm.release.seal import seal_release
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder, open_run_folder
 from dpdm.training.interrupt import InterruptFlag
@@ -97,7 +99,8 @@ def train(
         dataset: the private images.
         config: settings; ``dpdm.preset("digits")`` is one.
         out: folder of the run; must not exist unless ``resume`` or ``force``.
-        resume: go on from the last checkpoint; a finished run is returned as it is.
+        resume: go on from the last checkpoint; a finished run is returned as it is, its release
+            with the settings in ``config.sampling``.
         force: move an existing run aside and start anew.
         device: ``auto``, ``cpu`` or ``cuda``.
         callback: told of progress.
@@ -127,7 +130,9 @@ def train(
     folder = open_run_folder(Path(out), config, kept, resume=resume, force=force)
     run = Run(folder, config)
     if folder.finished and not _may_go_further(folder, config):
-        tell(TrainingEvent("released", f"{folder.path} is finished; nothing was done"))
+        renewed = _sampling_renewed(run)
+        done = "its release has the new sampling settings" if renewed else "nothing was done"
+        tell(TrainingEvent("released", f"{folder.path} is finished; {done}"))
         return run
     if steps_left_out(asked, config):
         tell(
@@ -141,6 +146,20 @@ def train(
     with _session(folder, config, facts, plan) as session, InterruptFlag() as interrupt:
         Trainer(facts, units, config, plan, folder, session, interrupt, tell, place).run()
     return run
+
+
+def _sampling_renewed(run: Run) -> bool:
+    """Puts other sampling settings into the release; what was drawn with the former goes."""
+    if run.model().config.sampling == run.config.sampling:
+        return False
+    path = run.release / "model.yaml"
+    description = yaml.safe_load(path.read_text("utf-8"))
+    description["config"]["sampling"] = public_settings(run.config)["sampling"]
+    for name in DRAWN:
+        (run.release / name).unlink(missing_ok=True)
+    write_description(path, description)
+    run.folder.update_state(seal=seal_release(run.release, written=("model.yaml", *DRAWN)))
+    return True
 
 
 def resolve_device(name: str) -> torch.device:
