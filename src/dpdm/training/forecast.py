@@ -19,7 +19,7 @@ from dpdm.diffusion.objective import denoising_loss
 from dpdm.networks import Labeller
 from dpdm.privacy import clip_and_sum, per_unit_gradients
 from dpdm.release import autocast_dtype, build_denoiser, stand_in_prior
-from dpdm.training.labeller import time_labeller
+from dpdm.training.labeller import kept_bytes, time_labeller
 from dpdm.training.lanes import Lanes, usable_lanes
 from dpdm.training.memory import peak_memory
 from dpdm.training.microbatch import random_views, resolve_microbatch
@@ -58,7 +58,7 @@ class Forecast:
         epsilon: the budget, None for a run without privacy.
         parameters: of the network, 0 where there is none.
         seconds: expected training time on this machine, from a timing on random images.
-        memory_bytes: peak memory of the timed process.
+        memory_bytes: peak memory of the timed process, and of what the labeller keeps.
         signal_to_noise: sqrt(T) B / (sigma sqrt(P)): how far the noise of all steps together lies
             below the largest clipped signal; None without steps or noise.
         warnings: one line each.
@@ -118,7 +118,8 @@ class Forecast:
             rows.append(
                 (
                     "prior's size",
-                    f"{plan.prior.dimension} frequencies, {plan.prior.clusters} Gaussians a class",
+                    f"{plan.prior.dimension} frequencies, {plan.prior.clusters} Gaussians a class, "
+                    f"its own covariance in {plan.prior.directions} directions",
                 )
             )
         if plan.labeller:
@@ -168,8 +169,11 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
     denoiser = build_denoiser(config, shape, classes, stand_in_prior(config, shape, classes))
     parameters, seconds = parameter_count(denoiser), 0.0
     pretrained = first_weights(config, shape[0])
+    kept = 0
     if plan.labeller is not None:
-        seconds += time_labeller(config, plan.labeller, Labeller(shape, classes), facts.public_size)
+        labeller = Labeller(shape, classes)
+        seconds += time_labeller(config, plan.labeller, labeller, facts.public_size)
+        kept = kept_bytes(labeller, facts.public_size)
     signal = signal_to_noise(config, plan, parameters)
     if isinstance(denoiser, Denoiser) and plan.steps:
         denoiser = denoiser.to(device)
@@ -186,7 +190,7 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
         config.privacy.delta,
         parameters,
         seconds,
-        peak_memory(device),
+        peak_memory(device) + kept,
         signal,
         tuple(_warnings(plan, signal, max(classes, 1), left_out=steps_left_out(asked, config))),
         None if pretrained is None else pretrained.source,

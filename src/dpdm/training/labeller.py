@@ -133,23 +133,28 @@ def time_labeller(config: Config, plan: LabellerPlan, labeller: Labeller, images
     errors = (rows @ labeller.weight.detach()).softmax(2)
     clip_and_sum({"weight": OuterProducts(rows, errors)}, config.labeller.max_grad_norm)
     per_row = (time.perf_counter() - started) / len(rows)
-    passes = images if _fits(labeller, images) else plan.steps * plan.batch_size
+    passes = images if kept_bytes(labeller, images) else plan.steps * plan.batch_size
     return per_image * passes + per_row * plan.steps * plan.batch_size
 
 
-def _fits(labeller: Labeller, images: int) -> bool:
-    return images * 4 * len(labeller.weight) <= _KEPT_BYTES
+def kept_bytes(labeller: Labeller, images: int) -> int:
+    """Of the features that training keeps, 0 where they are too many and computed anew."""
+    size = images * 4 * len(labeller.weight)
+    return size if size <= _KEPT_BYTES else 0
 
 
 def _features_or_images(labeller: Labeller, images: Tensor) -> Tensor:
     """float32 features where they fit, else the uint8 images."""
-    return _features(labeller, images) if _fits(labeller, len(images)) else images
+    return _features(labeller, images) if kept_bytes(labeller, len(images)) else images
 
 
 def _features(labeller: Labeller, images: Tensor) -> Tensor:
-    return torch.cat(
-        [labeller.features(to_model_space(part)) for part in torch.split(images, BATCH)]
-    )
+    found = torch.empty(len(images), len(labeller.weight))
+    for start in range(0, len(images), BATCH):
+        found[start : start + BATCH] = labeller.features(
+            to_model_space(images[start : start + BATCH])
+        )
+    return found
 
 
 def _affordable(session: Session, mechanism: DpSgdStep, steps: int) -> bool:
