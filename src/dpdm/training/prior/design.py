@@ -31,7 +31,7 @@ CLUSTER_STEPS = 3
 
 _LARGEST_DIMENSION = 500
 _LARGEST_CLUSTERS = 16
-_RESOLUTION_A_DIRECTION, _FEWEST_DIRECTIONS = 8, 4
+_RESOLUTION_A_DIRECTION, _FEWEST_DIRECTIONS = 8, 16
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def design_prior(
     n / sigma of 350, 1,600 and 12,500 (MNIST, epsilon 0.2, 1 and 10) DESIGN.md's best settings were
     D = 150, 400, 500 and K = 1, 8, 16. Where K is 1, the covariance of a class is released in n /
     sigma / 8 leading directions of the pooled one: its noise is then, in Frobenius norm, about an
-    eighth of its clip norm squared.
+    eighth of its clip norm squared. Where that leaves fewer than 16, the budget goes to the means
+    and the pooled one (docs/trials.md, digits at epsilon 1).
 
     Args:
         public_size: declared number of units.
