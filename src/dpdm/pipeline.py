@@ -84,7 +84,7 @@ def read_images(path: Path) -> tuple[Images, Labels | None]:
 
 def stage_file(run: Run, stage: str) -> Path:
     """Where the samples of a stage lie, on the private side."""
-    return run.folder.private / "stages" / f"{stage.lower().replace(' ', '-')}.npz"
+    return run.folder.stages / f"{stage.lower().replace(' ', '-')}.npz"
 
 
 @dataclass(frozen=True)
@@ -196,12 +196,12 @@ def _closeness(samples: tuple[Images, Labels], train: Dataset, test: Dataset) ->
 def keep_evaluation(run: Run, result: Mapping[str, Any]) -> None:
     """Adds a result to ``private/evaluation.json``."""
     whole = added(read_evaluation(run) or {}, result)
-    write_text(run.folder.private / "evaluation.json", json.dumps(whole, indent=2) + "\n")
+    write_text(run.folder.evaluation, json.dumps(whole, indent=2) + "\n")
 
 
 def read_evaluation(run: Run) -> dict[str, Any] | None:
     """``private/evaluation.json``, or None where the run was not evaluated."""
-    return read_json(run.folder.private / "evaluation.json", "; delete it and evaluate again")
+    return read_json(run.folder.evaluation, "; delete it and evaluate again")
 
 
 def write_reports(run: Run, out: Path | None = None) -> tuple[Path, Path]:

@@ -429,12 +429,16 @@ def test_a_finished_run_takes_other_sampling_settings_and_draws_anew(digits, sma
     prior = small("training.steps=0", "sampling.count=40")
     run = train(digits, prior, tmp_path / "run")
     pipeline.sample_release(run)
+    pipeline.keep_evaluation(run, {"accuracy": {"lr": 0.5}})
     weights = (run.release / "model.safetensors").read_bytes()
     same = train(digits, prior, tmp_path / "run", resume=True)
     assert (same.release / "samples.npz").is_file()
+    assert pipeline.read_evaluation(same)
     other = small("training.steps=0", "sampling.count=60", "sampling.steps=7")
     again = train(digits, other, tmp_path / "run", resume=True)
     assert not (again.release / "samples.npz").exists()
+    assert pipeline.read_evaluation(again) is None
+    assert (again.folder.private / "evaluation-before.json").is_file()
     assert again.model().config.sampling.steps == 7
     pipeline.sample_release(again)
     assert len(pipeline.read_samples(again)[0]) == 60

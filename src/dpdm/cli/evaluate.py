@@ -141,9 +141,7 @@ def evaluate_command(
     note("measured on real images without noise: keep it private")
     _print(shared)
     if run is not None:
-        note(
-            f"kept in {run.folder.private / 'evaluation.json'}; `dpdm report {synthetic}` shows it"
-        )
+        note(f"kept in {run.folder.evaluation}; `dpdm report {synthetic}` shows it")
 
 
 def _run(synthetic: str) -> Run | None:

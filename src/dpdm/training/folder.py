@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dpdm.config import Config, load_config, to_yaml
 from dpdm.errors import DpdmError, RequestError
-from dpdm.release.files import read_json, write_text
+from dpdm.release.files import DRAWN, read_json, write_text
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ class RunFolder:
         return self.private / "metrics.jsonl"
 
     @property
+    def evaluation(self) -> Path:
+        """What the samples are worth."""
+        return self.private / "evaluation.json"
+
+    @property
+    def stages(self) -> Path:
+        """Samples of earlier stages."""
+        return self.private / "stages"
+
+    @property
     def state(self) -> Path:
         """Facts about the run's progress and cost."""
         return self.private / "state.json"
@@ -81,6 +92,19 @@ class RunFolder:
     def update_state(self, **facts: Any) -> None:
         """Adds facts to ``state.json``, atomically."""
         write_text(self.state, json.dumps(self.read_state() | facts, indent=1) + "\n")
+
+    def drop_drawn(self) -> None:
+        """Takes away what was drawn from a model, or settings, that is not the release's any more.
+
+        Samples, reports and stages can be made again. The evaluation becomes
+        ``evaluation-before.json``.
+        """
+        for name in DRAWN:
+            (self.release / name).unlink(missing_ok=True)
+        (self.private / "report.html").unlink(missing_ok=True)
+        shutil.rmtree(self.stages, ignore_errors=True)
+        if self.evaluation.is_file():
+            self.evaluation.replace(self.private / "evaluation-before.json")
 
     @property
     def finished(self) -> bool:

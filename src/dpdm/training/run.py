@@ -155,8 +155,7 @@ def _sampling_renewed(run: Run) -> bool:
     path = run.release / "model.yaml"
     description = yaml.safe_load(path.read_text("utf-8"))
     description["config"]["sampling"] = public_settings(run.config)["sampling"]
-    for name in DRAWN:
-        (run.release / name).unlink(missing_ok=True)
+    run.folder.drop_drawn()
     write_description(path, description)
     run.folder.update_state(seal=seal_release(run.release, written=("model.yaml", *DRAWN)))
     return True

@@ -22,7 +22,7 @@ from dpdm.networks import Labeller, load_weights, save_weights
 from dpdm.privacy import Event, NoisedSum, PrivateUnits, Session, epsilon, validate
 from dpdm.promise import build_statement, render_markdown, steps_within
 from dpdm.release import autocast_dtype, build_denoiser, write_release_model
-from dpdm.release.files import DRAWN, write_text
+from dpdm.release.files import write_text
 from dpdm.release.seal import seal_release
 from dpdm.training.checkpoint import (
     Phase,
@@ -355,8 +355,7 @@ class Trainer:
             device=str(self.device),
         )
         # Samples and report of an earlier release of this run are not this release's.
-        for stale in DRAWN:
-            (self.folder.release / stale).unlink(missing_ok=True)
+        self.folder.drop_drawn()
         self.folder.update_state(seal=seal_release(self.folder.release))
         self.tell(TrainingEvent("released", str(self.folder.release), epsilon=self._epsilon()))
 
