@@ -129,10 +129,11 @@ def section(lines: list[Line], name: str) -> str:
     if not any(row[-1] for row in rows):
         header, rows = columns, [row[:-1] for row in rows]
     made = lines[0]["machine"]
+    commits = ", ".join(dict.fromkeys(line["machine"]["commit"] for line in lines))
     return (
         f"{markdown(header, rows)}\n\n"
         f"{made['processor']}, {lines[0]['threads']} thread, torch {made['torch']}, commit "
-        f"{made['commit']}."
+        f"{commits}."
     )
 
 
