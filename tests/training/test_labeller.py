@@ -172,20 +172,14 @@ def test_samples_show_to_the_labeller_what_their_labels_say(digits, small, tmp_p
 
 
 def test_the_labeller_alone_is_asked_where_the_setting_says_so(digits, small, tmp_path):
-    settings = ["labeller.epochs=8", "labeller.share=0.5", "sampling.reading=labeller"]
+    settings = ["labeller.epochs=8", "labeller.share=0.5", "privacy.noise_seed=1"]
     model = train(digits, small(*LABELLED, *settings), tmp_path / "run").model()
     images, labels = model.sample(300, seed=1)
-    assert (model.read(images) == labels).mean() > 0.95
-    other = replace(
-        model,
-        config=model.config.model_copy(
-            update={"sampling": model.config.sampling.model_copy(update={"reading": "together"})}
-        ),
-    )
+    together = (model.read(images) == labels).mean()
+    alone = small(*LABELLED, *settings, "sampling.reading=labeller").sampling
+    other = replace(model, config=model.config.model_copy(update={"sampling": alone}))
     images, labels = other.sample(300, seed=1)
-    assert (
-        (model.read(images) == labels).mean() < 0.95 < (model.read(images, labels) == labels).mean()
-    )
+    assert (model.read(images) == labels).mean() > max(0.98, together + 0.02)
 
 
 def test_an_interrupted_labeller_goes_on_to_the_same_weights(digits, small, tmp_path):
