@@ -6,7 +6,7 @@
 At epsilon 0.2, 1 and 10: LR, MLP and CNN trained on samples of our own preset, and the same three
 trained with DP-SGD on the real training images at the same epsilon and delta. Of the digits three
 runs of the preset are made for it; of MNIST and Fashion-MNIST the synthetic side is the row "the
-preset" of `benchmarks/recipes.py`, seed 0, which must be there, and the real side is trained
+preset" of `benchmarks/recipes.py`, seed 0, which the table needs, and the real side is trained
 once. Lines go to `docs/results/baselines-SET.jsonl` as they are measured, tables into
 `docs/results.md`. What has its line is not done again: delete line and run to repeat.
 `--document` only writes the tables anew from the lines.
@@ -117,8 +117,9 @@ def section(lines: list[Line], name: str) -> str:
     rows = []
     for epsilon in sorted({line["epsilon"] for line in lines}):
         own = [line for line in lines if line["epsilon"] == epsilon]
+        beside = [synthetic(name, line) for line in own]
         for classifier in CLASSIFIER_NAMES:
-            ours = [100 * synthetic(name, line)[classifier] for line in own]
+            ours = [100 * accuracy[classifier] for accuracy in beside]
             private = [100 * line["baseline"]["accuracy"][classifier] for line in own]
             difference = statistics.mean(ours) - statistics.mean(private)
             cells = [_mean(ours), _mean(private), f"{difference:+.1f}"]

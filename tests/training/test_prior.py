@@ -222,7 +222,7 @@ def test_a_class_has_its_own_covariance_in_as_many_directions_as_its_noise_allow
     assert 0.05 < noise < 0.2
 
 
-def test_beyond_its_own_directions_a_class_has_the_pooled_covariance(tmp_path):
+def test_beyond_its_own_directions_a_class_has_the_pooled_covariance():
     generator = np.random.default_rng(0)
     # The first axis varies most, and in class 1 twice as much; the last ones only in class 1.
     spread = np.array([3.0, 2.0, 1.0, 1.0, 0.1, 0.1])

@@ -136,8 +136,7 @@ class Model:
         Where the release has a labeller, it finds each label's class in its image (see
         ``draw_as_labelled``), unless ``relabel`` is False: then an image has the label that it was
         drawn for, whatever it shows; ``sampling.reading`` says whether the labeller finds it alone.
-        ``watch`` is told of every sampler step, as
-        ``dpdm.diffusion.samplers`` has it.
+        ``watch`` is told of every sampler step, as ``dpdm.diffusion.samplers`` has it.
 
         Raises:
             RequestError: count below 1, unknown sampler, label or settings, guidance without
@@ -284,7 +283,7 @@ def load(path: str | Path) -> Model:
         DpdmError: a file is damaged or of another format.
     """
     folder = find_release(path)
-    description = _read_description(folder / "model.yaml")
+    description = read_description(folder)
     config = from_mapping(description["config"], str(folder / "model.yaml"))
     image = description["image"]
     image_shape = (image["channels"], image["height"], image["width"])
@@ -313,7 +312,9 @@ def load(path: str | Path) -> Model:
     )
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
+    """``model.yaml`` of a release folder. DpdmError where it is damaged or of another format."""
+    path = folder / "model.yaml"
     try:
         description = yaml.safe_load(path.read_text("utf-8"))
         if not isinstance(description, dict) or description.get("format") != 1:

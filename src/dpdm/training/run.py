@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from dpdm.config import Config, load_config
+from dpdm.config.loading import from_mapping
 from dpdm.data import Dataset, PublicFacts
 from dpdm.errors import DpdmError, RequestError
 from dpdm.privacy import Event, Ledger, NoiseSource, PrivateUnits, Session, SystemNoise
 from dpdm.release import Model, load, stand_in_prior
 from dpdm.release.files import DRAWN, find_release, public_settings, write_description
-from dpdm.release.model import read_statement
+from dpdm.release.model import read_description, read_statement
 from dpdm.release.seal import seal_release
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder, open_run_folder
@@ -130,7 +130,7 @@ def train(
     folder = open_run_folder(Path(out), config, kept, resume=resume, force=force)
     run = Run(folder, config)
     if folder.finished and not _may_go_further(folder, config):
-        renewed = _sampling_renewed(run)
+        renewed = _renew_sampling(run)
         done = "its release has the new sampling settings" if renewed else "nothing was done"
         tell(TrainingEvent("released", f"{folder.path} is finished; {done}"))
         return run
@@ -148,12 +148,14 @@ def train(
     return run
 
 
-def _sampling_renewed(run: Run) -> bool:
-    """Puts other sampling settings into the release; what was drawn with the former goes."""
-    if run.model().config.sampling == run.config.sampling:
+def _renew_sampling(run: Run) -> bool:
+    """Puts the run's sampling settings into its release, if others are there; whether that was so.
+
+    What was drawn with the former ones goes.
+    """
+    path, description = run.release / "model.yaml", read_description(run.release)
+    if from_mapping(description["config"], str(path)).sampling == run.config.sampling:
         return False
-    path = run.release / "model.yaml"
-    description = yaml.safe_load(path.read_text("utf-8"))
     description["config"]["sampling"] = public_settings(run.config)["sampling"]
     run.folder.drop_drawn()
     write_description(path, description)

@@ -160,6 +160,5 @@ def _within_clusters(*estimates: tuple[Array, float]) -> Array:
     Each comes with the noise of an off-diagonal entry.
     """
     precisions = np.array([1.0 / max(noise, 1e-12) ** 2 for _, noise in estimates])
-    mean = sum(p * matrix for p, (matrix, _) in zip(precisions, estimates, strict=True))
-    estimate = np.asarray(mean) / precisions.sum()
-    return clean_eigenvalues(estimate, float(precisions.sum() ** -0.5), _SMALLEST_VARIANCE)
+    mean = np.average([matrix for matrix, _ in estimates], axis=0, weights=precisions)
+    return clean_eigenvalues(mean, float(precisions.sum() ** -0.5), _SMALLEST_VARIANCE)
