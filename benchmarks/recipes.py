@@ -2,9 +2,11 @@
 
     python benchmarks/recipes.py --data /path/to/sets --work DIR        # on two cores
 
-Stages: the prior alone, with the whole budget; and the preset as it is, pretrained network,
-gradient steps and labeller where it has them. With `--ablation`, also the preset without its
-labeller, and before its gradient steps. Each is sampled (60,000 images) and measured by the
+Stages: the prior alone, with the whole budget; the preset as it is, pretrained network, gradient
+steps and labeller where it has them; and, with `--stage`, the paper's method at the same compute:
+the preset's network from random weights and its batches, no statistics, no labeller, class as an
+embedding, Churn from pure noise. With `--ablation`, also the preset without its labeller, and
+before its gradient steps. Each is sampled (60,000 images) and measured by the
 paper's three classifiers on the real test images, `--seeds` times with noise from the operating
 system.
 Runs lie in `--work` and go on there after an interruption. Lines are appended to
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import time
 from collections.abc import Sequence
@@ -29,7 +32,7 @@ import numpy as np
 import torch
 from common import append_line, lines_so_far, machine, median_and_range, write_between
 
-from dpdm import Run, load_config, open_dataset, pipeline
+from dpdm import Config, Run, load_config, open_dataset, pipeline
 from dpdm.data import Dataset
 from dpdm.evaluation import evaluate, png_bytes, sample_grid
 from dpdm.evaluation.published import Published, published_figures
@@ -38,8 +41,9 @@ from dpdm.training import train
 SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 EPSILONS = ("10", "1", "0.2")
 BEGIN, END = "<!-- written by benchmarks/recipes.py -->", "<!-- end of benchmarks/recipes.py -->"
-PRIOR, PRESET = "prior alone", "preset"
+PRIOR, PRESET, PAPER = "prior alone", "preset", "paper's method"
 STAGES = {
+    PAPER: "the paper's method, the same compute",
     PRIOR: "prior alone, all of epsilon",
     "Pretrained": "the preset before its gradient steps, labels as asked for",
     "After DP-SGD": "the preset, labels as asked for",
@@ -56,6 +60,22 @@ ALONE = (
     "labeller.enabled=false",
     "diffusion.sigma_range=null",
     "sampling.start=noise",
+)
+PAPERS = (
+    "prior.enabled=false",
+    "labeller.enabled=false",
+    "network.init=null",
+    "diffusion.base=skip",
+    "diffusion.sigma_range=null",
+    "sampling.start=noise",
+    "sampling.reading=together",
+    "sampling.sampler=churn",
+    "sampling.steps=15",
+    "sampling.sigma_min=0.002",
+    "sampling.sigma_max=80",
+    "sampling.s_churn=10",
+    "sampling.s_min=0.025",
+    "sampling.s_max=50",
 )
 _HELD_OUT = 10_000
 _GOALS = {
@@ -96,20 +116,33 @@ def held_out(data: Dataset) -> tuple[Dataset, Dataset]:
     return first, second
 
 
+def row_config(name: str, epsilon: str, stage: str, more: Sequence[str] = ()) -> Config:
+    """The settings of a row.
+
+    The paper's method at epsilon 0.2 has the batches of 1 and the DM config ``v``, as in the paper:
+    the presets of 0.2 take no gradient step.
+    """
+    if stage != PAPER:
+        return load_config(f"{name}-cpu-eps{epsilon}", [*(ALONE if stage == PRIOR else ()), *more])
+    small = ["privacy.epsilon=0.2", "diffusion.config=v"] if epsilon == "0.2" else []
+    preset = f"{name}-cpu-eps{'1' if small else epsilon}"
+    return load_config(preset, [*PAPERS, *small, *more])
+
+
 def train_row(
     name: str, epsilon: str, stage: str, seed: int, data: Dataset, work: Path, more: Sequence[str]
 ) -> Run:
     """The run of a row, from where it was left."""
-    settings = [f"training.seed={seed}", *(ALONE if stage == PRIOR else ()), *more]
-    config = load_config(f"{name}-cpu-eps{epsilon}", settings)
-    folder = work / f"{name}-{epsilon}-{stage.replace(' ', '-')}-{seed}"
+    config = row_config(name, epsilon, stage, [f"training.seed={seed}", *more])
+    words = stage.replace("'", "").replace(" ", "-")
+    folder = work / f"{name}-{epsilon}-{words}-{seed}"
     return train(data, config, folder, resume=folder.is_dir(), device="cpu")
 
 
 def draw(run: Run, stage: str) -> tuple[Samples, float]:
     """60,000 images of a stage, and the seconds that took."""
     started = time.perf_counter()
-    if stage in (PRIOR, PRESET):
+    if stage in (PRIOR, PRESET, PAPER):
         pipeline.sample_release(run)
         samples = pipeline.read_samples(run)
         return samples, float(run.folder.read_state()["sampling_seconds"])
@@ -148,9 +181,16 @@ def measured(
         "accuracy": {key: round(value, 4) for key, value in result["accuracy"].items()},
         "fd_pixels": round(result["fd-pixels"], 3),
         "command": f"python benchmarks/recipes.py --data FOLDER --only {name}-{epsilon} "
-        f"--seeds {run.config.training.seed + 1}",
+        f"{stage_options(stage)} --seeds {run.config.training.seed + 1}",
         "machine": machine(),
     }, samples
+
+
+def stage_options(stage: str) -> str:
+    """What asks for a stage on the command line."""
+    if stage in (PRIOR, PRESET, PAPER):
+        return f"--stage {shlex.quote(stage)}"
+    return f"--stage {PRESET} --ablation"
 
 
 def table(lines: Sequence[Line], name: str) -> list[str]:
@@ -209,7 +249,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/recipes"), help="the runs")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--only", nargs="*", help="for example mnist-10 fashion-0.2")
-    parser.add_argument("--stage", choices=[PRIOR, PRESET], action="append")
+    parser.add_argument("--stage", choices=[PRIOR, PRESET, PAPER], action="append")
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
+import pytest
 import recipes
+
+from dpdm import load_config
 
 
 def line(name: str, epsilon: str, cnn: float, seed: int = 0, stage: str = recipes.PRESET) -> dict:
@@ -33,6 +37,31 @@ def test_stages_stand_in_their_order_and_others_are_left_out() -> None:
     lines = [line("fashion", "10", 0.8), line("fashion", "10", 0.7, stage=recipes.PRIOR)]
     rows = recipes.table(lines, "fashion")[2:]
     assert ["prior alone" in row for row in rows] == [True, False]
+
+
+@pytest.mark.parametrize("name", recipes.SETS)
+@pytest.mark.parametrize("epsilon", recipes.EPSILONS)
+def test_the_papers_method_has_epsilon_and_compute_of_the_preset_and_nothing_of_ours(name, epsilon):
+    preset = load_config(f"{name}-cpu-eps{epsilon}")
+    paper = recipes.row_config(name, epsilon, recipes.PAPER)
+    assert paper.privacy.epsilon == preset.privacy.epsilon
+    assert paper.privacy.delta == preset.privacy.delta
+    assert not (paper.prior.enabled or paper.labeller.enabled)
+    assert paper.network.init is None
+    assert (paper.diffusion.base, paper.diffusion.sigma_range) == ("skip", None)
+    assert (paper.sampling.sampler, paper.sampling.start) == ("churn", "noise")
+    if preset.training.steps:
+        assert paper.image_passes == preset.image_passes
+    assert paper.image_passes > 0
+
+
+def test_the_command_of_a_line_names_the_stage() -> None:
+    asked = [recipes.stage_options(stage) for stage in (recipes.PRIOR, recipes.PAPER, "Pretrained")]
+    assert [shlex.split(words) for words in asked] == [
+        ["--stage", "prior alone"],
+        ["--stage", "paper's method"],
+        ["--stage", "preset", "--ablation"],
+    ]
 
 
 def test_the_page_is_written_between_its_markers_alone(tmp_path: Path) -> None:
