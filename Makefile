@@ -84,6 +84,9 @@ results: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/sweeps.py
 	$(BIN)/python benchmarks/reproduce.py --document
 	$(BIN)/python benchmarks/trials.py
+	$(BIN)/python benchmarks/accountants.py --document
+	$(BIN)/python benchmarks/audit.py --document
+	$(BIN)/python benchmarks/protocol.py --document
 	$(BIN)/python benchmarks/document.py
 
 clean:

@@ -12,13 +12,15 @@ system.
 Runs lie in `--work` and go on there after an interruption. Lines are appended to
 `docs/results/recipes.jsonl` one by one, what is there is not done again, and the section between
 the markers of `docs/results.md` is written from them, with a picture of each set. `--held-out`
-keeps 10,000 training images out and measures on those instead, and writes nothing: settings are
-chosen that way, never on the test images. `--document` only writes the page.
+keeps 10,000 training images out and measures on those instead, with runs in `--work`/held-out, and
+writes nothing: settings are chosen that way (`--set`), never on the test images. `--document` only
+writes the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shlex
 import statistics
@@ -134,9 +136,15 @@ def train_row(
 ) -> Run:
     """The run of a row, from where it was left."""
     config = row_config(name, epsilon, stage, [f"training.seed={seed}", *more])
-    words = stage.replace("'", "").replace(" ", "-")
-    folder = work / f"{name}-{epsilon}-{words}-{seed}"
+    folder = work / folder_name(name, epsilon, stage, seed, more)
     return train(data, config, folder, resume=folder.is_dir(), device="cpu")
+
+
+def folder_name(name: str, epsilon: str, stage: str, seed: int, more: Sequence[str]) -> str:
+    """Of a run, in `--work`; trials have folders of their own by their settings."""
+    words = stage.replace("'", "").replace(" ", "-")
+    trial = f"-{hashlib.sha256(' '.join(more).encode()).hexdigest()[:8]}" if more else ""
+    return f"{name}-{epsilon}-{words}-{seed}{trial}"
 
 
 def draw(run: Run, stage: str) -> tuple[Samples, float]:
@@ -242,8 +250,8 @@ def picture(samples: Samples, data: Dataset, path: Path) -> None:
     path.write_bytes(png_bytes(sample_grid(*samples, data.classes, 10, scale=2, gap=2)))
 
 
-def main() -> None:
-    """Measures what is missing and writes lines, pictures and the page."""
+def made_parser() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder that holds mnist/ and fashion/")
     parser.add_argument("--work", type=Path, default=Path("runs/recipes"), help="the runs")
@@ -256,6 +264,12 @@ def main() -> None:
     parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--document", action="store_true")
     parser.add_argument("--set", nargs="*", default=[], help="settings of trials, with --held-out")
+    return parser
+
+
+def main() -> None:
+    """Measures what is missing and writes lines, pictures and the page."""
+    parser = made_parser()
     options = parser.parse_args()
     if options.set and not options.held_out:
         parser.error("--set is for trials: add --held-out")
@@ -282,7 +296,8 @@ def main() -> None:
             data, test = open_set(name, options.data)
             if options.held_out:
                 data, test = held_out(data)
-            run = train_row(name, epsilon, stage, seed, data, options.work, options.set)
+            work = options.work / "held-out" if options.held_out else options.work
+            run = train_row(name, epsilon, stage, seed, data, work, options.set)
             line, samples = measured(run, part, name, epsilon, data, test)
             print(json.dumps(line), flush=True)
             if not options.held_out:

@@ -3,8 +3,10 @@
     python benchmarks/trials.py
 
 Whoever compares settings in a sitting appends a line to `docs/results/trials.jsonl`: `title`, `on`
-(which images, how many samples and seeds), `columns`, `rows` and what was `said` of it, which
-setting was kept. `docs/trials.md` is written from these lines.
+(which images, how many samples and seeds), `columns`, `rows`, what was `said` of it, which
+setting was kept, and `again`, the commands that ask the same of today's presets, most of
+`benchmarks/recipes.py --held-out`; none where only a script could. `docs/trials.md` is written from
+these lines.
 """
 
 from __future__ import annotations
@@ -29,9 +31,18 @@ def section(lines: Sequence[dict[str, Any]]) -> str:
             f"On {line['on']}.",
             table(line["columns"], [[_cell(value) for value in row] for row in line["rows"]]),
             line["said"],
+            again(line["again"]),
         )
         if part
     )
+
+
+def again(commands: Sequence[str]) -> str:
+    """What asks the same today."""
+    if not commands:
+        return "No command asks this again: its script was not kept."
+    listed = "\n".join(f"    {command}" for command in commands)
+    return f"The same question, of today's presets:\n\n{listed}"
 
 
 def _cell(value: object) -> str:

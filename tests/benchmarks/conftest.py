@@ -1,14 +1,9 @@
-"""The benchmarks are scripts: their folder is on the path when they run, and here."""
+"""Benchmarks set the number of threads for themselves; their tests do not."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 
 @pytest.fixture(autouse=True)

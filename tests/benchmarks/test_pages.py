@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from functools import partial
 from pathlib import Path
 
+import accountants
 import baselines
 import colour
 import digits
+import protocol
 import pytest
 import recipes
 import trials
@@ -30,6 +34,7 @@ def lines(name: str) -> list[dict]:
         *((f"baselines-{name}", partial(baselines.write, name=name)) for name in MEASURED),
         ("recipes", recipes.document),
         ("colour", colour.document),
+        ("protocol", protocol.document),
     ],
 )
 def test_tables_of_the_page_are_those_of_the_lines(name, write, tmp_path):
@@ -46,9 +51,49 @@ def test_the_page_of_trials_is_that_of_its_lines(tmp_path):
     assert page.read_text("utf-8") == (DOCS / "trials.md").read_text("utf-8")
 
 
+def test_the_table_of_accountants_is_that_of_its_lines(tmp_path):
+    page = tmp_path / "privacy.md"
+    shutil.copyfile(DOCS / "privacy.md", page)
+    accountants.document(lines("accountants"), page)
+    assert page.read_text("utf-8") == (DOCS / "privacy.md").read_text("utf-8")
+
+
 def test_a_trial_has_a_cell_for_every_column():
     rows = [(line, row) for line in lines("trials") for row in line["rows"]]
     assert [row for line, row in rows if len(row) != len(line["columns"])] == []
+
+
+def test_every_file_of_lines_has_its_command():
+    listed = (DOCS / "results" / "README.md").read_text("utf-8")
+    files = [file.name for file in (DOCS / "results").glob("*.jsonl")]
+    assert [name for name in files if f"| `{name}` |" not in listed] == []
+    scripts = re.findall(r"python (benchmarks/\w+\.py)", listed)
+    assert scripts
+    assert [name for name in scripts if not (DOCS.parent / name).is_file()] == []
+
+
+RECIPES = "python benchmarks/recipes.py "
+
+
+@pytest.mark.parametrize(
+    "command", [command for line in lines("trials") for command in line["again"]]
+)
+def test_a_command_that_asks_a_trial_again_is_one(command):
+    if not command.startswith(RECIPES):
+        assert command.startswith("dpdm sweep ")
+        return
+    options = recipes.made_parser().parse_args(shlex.split(command.removeprefix(RECIPES)))
+    assert options.held_out
+    for row in options.only:
+        for stage in options.stage:
+            recipes.row_config(*row.split("-"), stage, options.set)
+
+
+def test_runs_of_trials_with_other_settings_have_other_folders():
+    settings = [[], ["views.count=4"], ["views.count=2"]]
+    names = [recipes.folder_name("mnist", "10", recipes.PAPER, 0, more) for more in settings]
+    assert len(set(names)) == 3
+    assert names[0] == "mnist-10-papers-method-0"
 
 
 def test_a_stage_is_the_median_of_its_runs_with_their_range():

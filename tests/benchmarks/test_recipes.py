@@ -46,7 +46,8 @@ def test_the_papers_method_has_epsilon_and_compute_of_the_preset_and_nothing_of_
     paper = recipes.row_config(name, epsilon, recipes.PAPER)
     assert paper.privacy.epsilon == preset.privacy.epsilon
     assert paper.privacy.delta == preset.privacy.delta
-    assert not (paper.prior.enabled or paper.labeller.enabled)
+    assert not paper.prior.enabled
+    assert not paper.labeller.enabled
     assert paper.network.init is None
     assert (paper.diffusion.base, paper.diffusion.sigma_range) == ("skip", None)
     assert (paper.sampling.sampler, paper.sampling.start) == ("churn", "noise")

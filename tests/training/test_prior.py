@@ -262,7 +262,7 @@ def test_strong_signal_is_kept():
     cleaned = clean_eigenvalues(covariance, 1e-3, 1e-4)
     np.testing.assert_allclose(cleaned, covariance, atol=0.02)
     difference = factors @ np.diag([1.0, -1.0, 0.5]) @ factors.T
-    kept = clean_deviation(difference, 1e-3, covariance)
+    kept = clean_deviation(difference, 1e-3, np.linalg.eigh(covariance)[1][:, ::-1])
     np.testing.assert_allclose(kept, difference, atol=0.02)
 
 
@@ -285,7 +285,7 @@ def test_eigenvalues_are_freed_of_the_noise_that_spreads_them():
 
 def test_a_difference_of_pure_noise_is_shrunk_away():
     noise = symmetric_noise(np.random.default_rng(0), 60, 1.0)
-    kept = clean_deviation(noise, 1.0, np.diag(0.8 ** np.arange(60)))
+    kept = clean_deviation(noise, 1.0, np.eye(60))
     assert np.linalg.norm(kept) < 0.4 * np.linalg.norm(noise)
 
 

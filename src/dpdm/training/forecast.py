@@ -114,12 +114,15 @@ class Forecast:
         rows = [("promise", promise), ("units, treated as public", f"{plan.public_size:,}")]
         if plan.prior:
             kinds = ", ".join(plan.prior.shares)
+            own = "one covariance for all"
+            if plan.prior.directions:
+                own = f"its own covariance in {plan.prior.directions} directions"
             rows.append(("prior", f"{kinds}; noise multiplier {plan.prior.noise_multiplier:.4g}"))
             rows.append(
                 (
                     "prior's size",
                     f"{plan.prior.dimension} frequencies, {plan.prior.clusters} Gaussians a class, "
-                    f"its own covariance in {plan.prior.directions} directions",
+                    f"{own}",
                 )
             )
         if plan.labeller:

@@ -94,15 +94,15 @@ def clean_eigenvalues(noised: Array, deviation: float, floor: float) -> Array:
     return cleaned
 
 
-def clean_deviation(noised: Array, deviation: float, base: Array) -> Array:
-    """A class's covariance minus the pooled one, ``base`` (D, D), shrunk towards no difference.
+def clean_deviation(noised: Array, deviation: float, vectors: Array) -> Array:
+    """A class's covariance minus the pooled one (D, D), shrunk towards no difference.
 
-    In the eigenvectors of ``base`` noise stays what it is, while a difference falls with the
-    eigenvalues it lies between: blocks of eigenvectors are shrunk each by its own share of signal.
+    In the pooled one's eigenvectors, the columns of ``vectors`` from the largest eigenvalue down,
+    noise stays what it is, while a difference falls with the eigenvalues it lies between: blocks of
+    eigenvectors are shrunk each by its own share of signal.
     """
-    vectors = np.linalg.eigh(base)[1][:, ::-1]
     turned = vectors.T @ noised @ vectors
-    bands = frequency_bands(len(base), _EIGENVECTOR_BANDS)
+    bands = frequency_bands(len(turned), _EIGENVECTOR_BANDS)
     result = shrink_symmetric(turned, deviation, bands)
     diagonal = np.diag(turned).copy()
     for band in range(bands.max() + 1):

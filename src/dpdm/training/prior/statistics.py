@@ -103,11 +103,12 @@ def collect(releases: Releases, design: PriorDesign, generator: np.random.Genera
                 (apart, noise * math.sqrt(len(counts)) / size),
             )
         base = frame.T @ pooled @ frame
+        axes = np.linalg.eigh(base)[1][:, ::-1]
         covariances = np.stack(
             [
                 positive_definite(
                     pooled
-                    + frame @ clean_deviation(own / count - base, noise / count, base) @ frame.T,
+                    + frame @ clean_deviation(own / count - base, noise / count, axes) @ frame.T,
                     _SMALLEST_VARIANCE,
                 )
                 for own, count in zip(noised, counts, strict=True)
