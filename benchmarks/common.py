@@ -222,14 +222,18 @@ def lines_so_far(path: Path) -> list[dict[str, Any]]:
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Adds a result line to a file."""
+    """Adds a result line to a file, which is made where it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
-    """Puts ``text`` between two marks on a page, in place of what is there."""
+    """Puts ``text`` between two marks on a page, in place of what is there; a page that does not
+    exist has nothing else."""
     begin, end = marks
+    if not page.exists():
+        page.write_text(f"{begin}\n{end}\n", "utf-8")
     before, found, rest = page.read_text("utf-8").partition(begin)
     _, ended, after = rest.partition(end)
     if not (found and ended):

@@ -255,7 +255,9 @@ def made_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder that holds mnist/ and fashion/")
     parser.add_argument("--work", type=Path, default=Path("runs/recipes"), help="the runs")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/results"), help="another folder measures all anew"
+    )
     parser.add_argument("--only", nargs="*", help="for example mnist-10 fashion-0.2")
     parser.add_argument("--stage", choices=[PRIOR, PRESET, PAPER], action="append")
     parser.add_argument("--ablation", action="store_true")

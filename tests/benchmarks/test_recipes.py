@@ -76,3 +76,10 @@ def test_the_page_is_written_between_its_markers_alone(tmp_path: Path) -> None:
     assert "old" not in text
     assert text.count("Fashion-MNIST") == 2
     assert "mnist.png" not in text.replace("recipes-fashion.png", "")
+
+
+def test_a_page_that_is_not_there_is_made(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    recipes.document([line("fashion", "10", 0.8)], page)
+    assert page.read_text("utf-8").startswith(recipes.BEGIN)
+    assert "Fashion-MNIST" in page.read_text("utf-8")
