@@ -6,10 +6,10 @@
 At epsilon 0.2, 1 and 10: LR, MLP and CNN trained on samples of our own preset, and the same three
 trained with DP-SGD on the real training images at the same epsilon and delta. Of the digits three
 runs of the preset are made for it; of MNIST and Fashion-MNIST the synthetic side is the row "the
-preset" of `benchmarks/recipes.py`, seed 0, which the table needs, and the real side is trained
-once. Lines go to `docs/results/baselines-SET.jsonl` as they are measured, tables into
-`docs/results.md`. What has its line is not done again: delete line and run to repeat.
-`--document` only writes the tables anew from the lines.
+preset" of `benchmarks/recipes.py`, which the table needs, and the real side is trained once. Lines
+go to `docs/results/baselines-SET.jsonl` as they are measured, tables into `docs/results.md`. What
+has its line is not done again: delete line and run to repeat. `--document` only writes the tables
+anew from the lines.
 """
 
 from __future__ import annotations
@@ -90,15 +90,19 @@ def of_recipe(name: str, data: Path | None, folder: Path, epsilon: float, repeat
 
 
 def synthetic(name: str, line: Line) -> dict[str, float]:
-    """Accuracies on synthetic images beside a line: its own, or the preset's of `recipes.py`."""
+    """Accuracies on synthetic images beside a line: its own, or the preset's of `recipes.py`,
+    medians over the runs that are there."""
     if "synthetic" in line:
         own: dict[str, float] = line["synthetic"]
         return own
-    for row in lines_so_far(RESULTS / "recipes.jsonl"):
-        key = (row["set"], float(row["epsilon"]), row["stage"], row["seed"])
-        if key == (name, line["epsilon"], recipes.PRESET, line["repeat"]):
-            found: dict[str, float] = row["accuracy"]
-            return found
+    rows = [
+        row["accuracy"]
+        for row in lines_so_far(RESULTS / "recipes.jsonl")
+        if (row["set"], float(row["epsilon"]), row["stage"])
+        == (name, line["epsilon"], recipes.PRESET)
+    ]
+    if rows:
+        return {key: statistics.median(row[key] for row in rows) for key in CLASSIFIER_NAMES}
     raise SystemExit(
         f"error: no row of the preset for {name} at epsilon {line['epsilon']:g}; first run "
         f"benchmarks/recipes.py --only {name}-{line['epsilon']:g} --stage preset"

@@ -54,6 +54,7 @@ STAGES = {
     "preset, 200 steps": "tried: 200 steps of 4 views (the preset of commit feeb9b9)",
     "preset, together": "tried: labels together (the preset of commit 2980c06)",
     "preset, pooled": "tried: one covariance, network (the preset of commit 2980c06)",
+    "preset, labeller": "tried: with a labeller (the preset of commit 0f31924)",
     PRESET: "**the preset**",
 }
 ALONE = (
@@ -129,6 +130,11 @@ def row_config(name: str, epsilon: str, stage: str, more: Sequence[str] = ()) ->
     small = ["privacy.epsilon=0.2", "diffusion.config=v"] if epsilon == "0.2" else []
     preset = f"{name}-cpu-eps{'1' if small else epsilon}"
     return load_config(preset, [*PAPERS, *small, *more])
+
+
+def is_prior_alone(name: str, epsilon: str) -> bool:
+    """Whether the preset is the prior alone already, so that the two are one row."""
+    return row_config(name, epsilon, PRESET) == row_config(name, epsilon, PRIOR)
 
 
 def train_row(
@@ -214,6 +220,8 @@ def table(lines: Sequence[Line], name: str) -> list[str]:
             found = [line for line in lines if (line["set"], line["epsilon"], line["stage"]) == key]
             if not found:
                 continue
+            if stage == PRESET and is_prior_alone(name, epsilon):
+                title += ", which is the prior alone"
             cells = [epsilon, title, str(len(found))]
             for classifier in ("lr", "mlp", "cnn"):
                 values = [100 * line["accuracy"][classifier] for line in found]
@@ -284,6 +292,7 @@ def main() -> None:
         for name in SETS
         for stage in options.stage or (PRIOR, PRESET)
         if not options.only or f"{name}-{epsilon}" in options.only
+        if stage != PRIOR or not is_prior_alone(name, epsilon)
     ]
     for name, epsilon, stage, seed in [] if options.document else rows:
         parts = [stage, *(("Pretrained", "After DP-SGD") if options.ablation else ())]

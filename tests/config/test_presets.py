@@ -78,13 +78,13 @@ def test_every_row_of_the_paper_and_our_own_presets_are_shipped() -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_a_preset_for_a_cpu_is_prior_and_labeller_most_with_a_pretrained_network(name: str) -> None:
+def test_a_preset_for_a_cpu_has_a_prior_and_the_parts_that_it_says(name: str) -> None:
     config = preset(name)
     assert config.name == name
     assert config.about.startswith("own: ")
     assert config.prior.enabled
-    assert config.labeller.enabled
-    alone = "no network" in config.about
+    alone = "statistics alone" in config.about
+    assert config.labeller.enabled == ("labeller" in config.about) != alone
     assert config.network.init == (None if alone else "procedural")
     assert config.sampling.start == ("noise" if alone else "prior")
     assert config.warmup.steps == 0
