@@ -74,6 +74,7 @@ def of_digits(folder: Path, epsilon: float, repeat: int) -> Line:
 
 def of_recipe(name: str, data: Path | None, folder: Path, epsilon: float, repeat: int) -> Line:
     """DP-SGD on the real images, to stand beside a row of `benchmarks/recipes.py`."""
+    of_the_preset(name, epsilon)  # without it there is nothing to stand beside
     config = load_config(f"{name}-cpu-eps{epsilon:g}")
     private = measure_baseline(
         Baseline(epsilon, config.privacy.delta, folder),
@@ -89,24 +90,25 @@ def of_recipe(name: str, data: Path | None, folder: Path, epsilon: float, repeat
     }
 
 
-def synthetic(name: str, line: Line) -> dict[str, float]:
-    """Accuracies on synthetic images beside a line: its own, or the preset's of `recipes.py`,
-    medians over the runs that are there."""
-    if "synthetic" in line:
-        own: dict[str, float] = line["synthetic"]
-        return own
+def of_the_preset(name: str, epsilon: float) -> dict[str, float]:
+    """Accuracies of the preset's row in `recipes.py`, medians over the runs that are there."""
     rows = [
         row["accuracy"]
         for row in lines_so_far(RESULTS / "recipes.jsonl")
-        if (row["set"], float(row["epsilon"]), row["stage"])
-        == (name, line["epsilon"], recipes.PRESET)
+        if (row["set"], float(row["epsilon"]), row["stage"]) == (name, epsilon, recipes.PRESET)
     ]
-    if rows:
-        return {key: statistics.median(row[key] for row in rows) for key in CLASSIFIER_NAMES}
-    raise SystemExit(
-        f"error: no row of the preset for {name} at epsilon {line['epsilon']:g}; first run "
-        f"benchmarks/recipes.py --only {name}-{line['epsilon']:g} --stage preset"
-    )
+    if not rows:
+        raise SystemExit(
+            f"error: no row of the preset for {name} at epsilon {epsilon:g}; first run "
+            f"benchmarks/recipes.py --only {name}-{epsilon:g} --stage preset"
+        )
+    return {key: statistics.median(row[key] for row in rows) for key in CLASSIFIER_NAMES}
+
+
+def synthetic(name: str, line: Line) -> dict[str, float]:
+    """Accuracies on synthetic images beside a line: its own, or the preset's."""
+    own: dict[str, float] | None = line.get("synthetic")
+    return own or of_the_preset(name, line["epsilon"])
 
 
 def published(name: str, epsilon: float, classifier: str) -> str:
@@ -188,6 +190,8 @@ def main() -> None:
             if lines_of(name).is_file():
                 write(read_lines(lines_of(name)), options.page, name)
         return
+    if unknown := set(options.sets) - set(REPEATS):
+        parser.error(f"{', '.join(sorted(unknown))}: no such set; {', '.join(REPEATS)}")
     torch.set_num_threads(options.threads)
     for name in options.sets:
         measure(name, options)
