@@ -109,6 +109,7 @@ def stage_models(run: Run) -> list[StageModel]:
             update={
                 "training": config.training.model_copy(update={"steps": 0}),
                 "warmup": config.warmup.model_copy(update={"steps": 0}),
+                "network": config.network.model_copy(update={"init": None}),
             }
         )
         denoiser = build_denoiser(alone, final.image_shape, len(final.classes), final.mixture)

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from dpdm.data.procedural import procedural_images
-from dpdm.diffusion.denoiser import InformedBase
+from dpdm.diffusion.denoiser import BaseDenoiser, InformedBase, PriorBase
+from dpdm.diffusion.images import to_uint8
 from dpdm.errors import RequestError
 from dpdm.networks import load_weights, save_weights
+from dpdm.pipeline import stage_models
 from dpdm.training import Interrupted, train
 from dpdm.training.pretraining import Pretraining, first_weights, pretrain
 from dpdm.training.trainer import build_for
@@ -142,6 +144,24 @@ def test_an_informed_network_learns_from_a_prior_of_public_images(images, digits
     assert model.denoiser.network.stem.weight.shape[1] == 2
     images, _ = model.sample(20, seed=0)
     assert images.std() > 10
+
+
+@pytest.mark.parametrize("base", ["skip", "informed"])
+def test_the_stage_of_the_prior_alone_is_drawn_from_the_prior(base, digits, small, tmp_path):
+    settings, path = (
+        (f"diffusion.base={base}", "network.attention=[]"),
+        tmp_path / "first.safetensors",
+    )
+    images = procedural_images(600, 8, 8, 1, 0)
+    pretrain(images, small(*settings), HOW, path, lambda *_: None)
+    run = train(digits, small(*settings, f"network.init={path}"), tmp_path / "run")
+    first, before, *_ = stage_models(run)
+    assert (first.name, before.name) == ("Prior alone", "Pretrained")
+    assert isinstance(first.model.denoiser, BaseDenoiser)
+    assert isinstance(first.model.denoiser.base, PriorBase)
+    images, labels = first.model.sample(20, seed=0)
+    drawn = run.model().mixture.sample(torch.from_numpy(labels), torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(images, to_uint8(drawn))
 
 
 def test_what_an_informed_network_learns_does_not_depend_on_an_interruption(small, tmp_path):
