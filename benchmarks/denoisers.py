@@ -51,8 +51,8 @@ def errors(model: Model, data: Dataset, levels: Sequence[float]) -> list[float]:
     return [error(model, images, labels, level) for level in levels]
 
 
-def main() -> None:
-    """Trains, measures and prints the table."""
+def made_parser() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("row", help="for example mnist-10 or fashion-0.2")
     parser.add_argument("--data", type=Path, help="folder that holds mnist/ and fashion/")
@@ -60,6 +60,12 @@ def main() -> None:
     parser.add_argument("--levels", type=float, nargs="+", default=LEVELS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], help="other settings of the preset")
+    return parser
+
+
+def main() -> None:
+    """Trains, measures and prints the table."""
+    parser = made_parser()
     options = parser.parse_args()
     name, _, epsilon = options.row.partition("-")
     if name not in recipes.SETS or epsilon not in recipes.EPSILONS:

@@ -5,8 +5,8 @@
 Whoever compares settings in a sitting appends a line to `docs/results/trials.jsonl`: `title`, `on`
 (which images, how many samples and seeds), `columns`, `rows`, what was `said` of it, which
 setting was kept, and `again`, the commands that ask the same of today's presets, most of
-`benchmarks/recipes.py --held-out`; none where only a script could. `docs/trials.md` is written from
-these lines.
+`benchmarks/recipes.py --held-out` or `benchmarks/denoisers.py`; none where only a script could.
+`docs/trials.md` is written from these lines.
 """
 
 from __future__ import annotations
