@@ -57,7 +57,8 @@ class Forecast:
         plan: noise, steps, sample rate.
         epsilon: the budget, None for a run without privacy.
         parameters: of the network, 0 where there is none.
-        seconds: expected training time on this machine, from a timing on random images.
+        seconds: expected training time on this machine, from a timing on random images; the prior's
+            seconds are not in it.
         memory_bytes: peak memory of the timed process, and of what the labeller keeps.
         signal_to_noise: sqrt(T) B / (sigma sqrt(P)): how far the noise of all steps together lies
             below the largest clipped signal; None without steps or noise.
@@ -146,7 +147,8 @@ class Forecast:
             rows.append(("parameters", f"{self.parameters:,}"))
         if self.signal_to_noise is not None:
             rows.append(("signal to noise over all steps", f"{self.signal_to_noise:.3g}"))
-        rows.append(("training time here", _duration(self.seconds)))
+        also = ", and some seconds for the prior" if plan.prior else ""
+        rows.append(("training time here", f"{_duration(self.seconds)}{also}"))
         rows.append(("memory", f"{self.memory_bytes / 2**30:.1f} GiB"))
         return rows
 
