@@ -80,6 +80,7 @@ PAPERS = (
     "sampling.s_min=0.025",
     "sampling.s_max=50",
 )
+_PAPERS_AT_LEAST = ("privacy.epsilon=0.2", "diffusion.config=v", "training.steps=40")
 _HELD_OUT = 10_000
 _GOALS = {
     "mnist": {"10": 98.3, "1": 97.8, "0.2": 97.0},
@@ -127,13 +128,9 @@ def row_config(name: str, epsilon: str, stage: str, more: Sequence[str] = ()) ->
     """
     if stage != PAPER:
         return load_config(f"{name}-cpu-eps{epsilon}", [*(ALONE if stage == PRIOR else ()), *more])
-    small = (
-        ["privacy.epsilon=0.2", "diffusion.config=v", "training.steps=40"]
-        if epsilon == "0.2"
-        else []
-    )
-    preset = f"{name}-cpu-eps{'1' if small else epsilon}"
-    return load_config(preset, [*PAPERS, *small, *more])
+    if epsilon == "0.2":
+        return load_config(f"{name}-cpu-eps1", [*PAPERS, *_PAPERS_AT_LEAST, *more])
+    return load_config(f"{name}-cpu-eps{epsilon}", [*PAPERS, *more])
 
 
 def is_prior_alone(name: str, epsilon: str) -> bool:
