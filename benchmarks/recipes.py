@@ -294,6 +294,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.set and not options.held_out:
         parser.error("--set is for trials: add --held-out")
+    known = [f"{name}-{epsilon}" for name in SETS for epsilon in EPSILONS]
+    if unknown := set(options.only or ()) - set(known):
+        parser.error(f"--only {' '.join(sorted(unknown))}: no such row; {', '.join(known)}")
     torch.set_num_threads(options.threads)
     results, page = options.out / "recipes.jsonl", options.out.parent / "results.md"
     rows = [
