@@ -23,7 +23,7 @@ from dpdm.errors import DpdmError, RequestError
 from dpdm.evaluation import ReportContent, Stage, added, evaluate, render_report
 from dpdm.evaluation.closeness import enough_held_out
 from dpdm.networks import load_into, load_weights
-from dpdm.release.build import build_denoiser
+from dpdm.release.build import build_denoiser, build_prior_denoiser
 from dpdm.release.files import read_json, write_text
 from dpdm.release.model import Images, Labels, Model
 from dpdm.release.seal import seal_release
@@ -105,19 +105,12 @@ def stage_models(run: Run) -> list[StageModel]:
     stages = []
     trained = config.training.steps > 0 and run.folder.read_state().get("steps_done", 0) > 0
     if final.mixture is not None:
-        alone = config.model_copy(
-            update={
-                "training": config.training.model_copy(update={"steps": 0}),
-                "warmup": config.warmup.model_copy(update={"steps": 0}),
-                "network": config.network.model_copy(update={"init": None}),
-            }
-        )
-        denoiser = build_denoiser(alone, final.image_shape, len(final.classes), final.mixture)
+        alone = build_prior_denoiser(config, final.mixture)
         stages.append(
             StageModel(
                 "Prior alone",
                 "drawn from the Gaussians fitted to noised statistics",
-                replace(final, denoiser=denoiser.eval(), labeller=None),
+                replace(final, denoiser=alone.eval(), labeller=None),
             )
         )
     if (config.warmup.steps or config.network.init) and run.folder.warmed_up.is_file():

@@ -148,12 +148,9 @@ def test_an_informed_network_learns_from_a_prior_of_public_images(images, digits
 
 @pytest.mark.parametrize("base", ["skip", "informed"])
 def test_the_stage_of_the_prior_alone_is_drawn_from_the_prior(base, digits, small, tmp_path):
-    settings, path = (
-        (f"diffusion.base={base}", "network.attention=[]"),
-        tmp_path / "first.safetensors",
-    )
-    images = procedural_images(600, 8, 8, 1, 0)
-    pretrain(images, small(*settings), HOW, path, lambda *_: None)
+    settings = (f"diffusion.base={base}", "network.attention=[]")
+    path, many = tmp_path / "first.safetensors", procedural_images(600, 8, 8, 1, 0)
+    pretrain(many, small(*settings), HOW, path, lambda *_: None)
     run = train(digits, small(*settings, f"network.init={path}"), tmp_path / "run")
     first, before, *_ = stage_models(run)
     assert (first.name, before.name) == ("Prior alone", "Pretrained")

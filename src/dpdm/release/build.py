@@ -34,15 +34,19 @@ def diffusion_of(config: Config) -> DMConfig:
     return dm_config(config.diffusion.config, config.diffusion.sigma_range)
 
 
-def build_base(config: Config, mixture: Mixture | None) -> Base:
-    """The base that the network corrects: c_skip x, the prior, or both; without a network, the
-    prior."""
+def build_base(kind: str, config: Config, mixture: Mixture | None) -> Base:
+    """A base: c_skip x (``skip``, and wherever there is no prior), the ``prior``, or both
+    (``informed``)."""
     diffusion = diffusion_of(config)
-    base = config.base if has_network(config) else "prior"
-    if mixture is None or base == "skip":
+    if mixture is None or kind == "skip":
         return SkipBase(diffusion)
     broad = mixture.broadened(_PRIOR_WIDTH)
-    return (InformedBase if base == "informed" else PriorBase)(broad, diffusion)
+    return (InformedBase if kind == "informed" else PriorBase)(broad, diffusion)
+
+
+def build_prior_denoiser(config: Config, mixture: Mixture | None) -> BaseDenoiser:
+    """The denoiser of a release of the prior alone, whatever a network would correct."""
+    return BaseDenoiser(build_base("prior", config, mixture))
 
 
 def build_denoiser(
@@ -64,9 +68,9 @@ def build_denoiser(
     Raises:
         RequestError: network settings that do not fit the image, named by key.
     """
-    base = build_base(config, mixture)
     if not has_network(config):
-        return BaseDenoiser(base)
+        return build_prior_denoiser(config, mixture)
+    base = build_base(config.base, config, mixture)
     channels, height, width = image_shape
     network = UNet(
         image_size=(height, width),
