@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dpdm.cli.console import display, out
-from dpdm.cli.options import Settings, load, open_with
+from dpdm.cli.options import Device, Settings, load, open_with
 from dpdm.errors import RequestError
 
 
@@ -39,12 +39,16 @@ def pretrain_command(
     ] = 200_000,
     size: Annotated[int, typer.Option(help="Their height and width.", min=4, max=256)] = 32,
     seed: Annotated[int, typer.Option(help="Of images, weights and batches.", min=0)] = 0,
+    device: Device = "auto",
 ) -> None:
     """Pretrain a network on public images; a run begins from it with --set network.init=FILE."""
     config = load(source, settings)
     if out_path.exists():
         raise RequestError(f"--out {out_path}: exists already; give another file")
     from dpdm.training.pretraining import PROCEDURAL, Pretraining, pretrain
+    from dpdm.training.run import resolve_device
+
+    where = resolve_device(device)
 
     if public == PROCEDURAL:
         from dpdm.data.procedural import procedural_images
@@ -62,5 +66,6 @@ def pretrain_command(
             how,
             out_path,
             lambda done, total, loss: shown.update("pretraining", done, total, f"loss {loss:.4f}"),
+            where,
         )
     out.print(f"weights in {out_path}: use --set network.init={out_path}", markup=False)

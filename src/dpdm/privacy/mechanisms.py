@@ -272,6 +272,6 @@ class DpSgdStep:
         sizes = [value.numel() for value in total.values()]
         flat = noise.gaussian(sum(sizes), key=(self.name, step))
         flat *= self.noise_multiplier * self.max_grad_norm
-        parts = torch.split(torch.from_numpy(flat), sizes)
-        for value, part in zip(total.values(), parts, strict=True):
-            value += part.view(value.shape).to(value.device)
+        moved = torch.from_numpy(flat).to(next(iter(total.values())).device)
+        for value, part in zip(total.values(), torch.split(moved, sizes), strict=True):
+            value += part.view(value.shape)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 Key = tuple[str | int, ...]
 Words = Callable[[int], NDArray[np.uint64]]
+Fill = Callable[[NDArray[np.float64]], None]
 
 _PAIRS_AT_ONCE = 2**17  # bounds the working memory to a few megabytes, inside the cache
 _UNIFORM_BITS = 53
@@ -52,14 +54,22 @@ class NoiseSource(ABC):
         words = self._words(key)
         size = math.prod(shape) if isinstance(shape, tuple) else shape
         normals = np.empty(size + size % 2, dtype=np.float64)
-        for start in range(0, len(normals), 2 * _PAIRS_AT_ONCE):
-            part = normals[start : start + 2 * _PAIRS_AT_ONCE]
+
+        def fill(part: NDArray[np.float64]) -> None:
             _box_muller(words(len(part)), part)
             for _ in range(1, self._draws):
                 _box_muller(words(len(part)), more := np.empty_like(part))
                 part += more
+
+        at_once = 2 * _PAIRS_AT_ONCE
+        self._each(fill, [normals[i : i + at_once] for i in range(0, len(normals), at_once)])
         normals /= math.sqrt(self._draws)
         return normals[:size].reshape(shape)
+
+    def _each(self, fill: Fill, parts: Sequence[NDArray[np.float64]]) -> None:
+        """Fills the parts in order: the words of a draw are a sequence."""
+        for part in parts:
+            fill(part)
 
     def poisson_mask(self, n: int, rate: float, *, key: Key) -> NDArray[np.bool_]:
         """(n,) independent choices, each True with probability ``rate`` in [0, 1].
@@ -85,6 +95,14 @@ class SystemNoise(NoiseSource):
 
     def _words(self, key: Key) -> Words:
         return lambda n: np.frombuffer(os.urandom(8 * n), dtype=np.uint64)
+
+    def _each(self, fill: Fill, parts: Sequence[NDArray[np.float64]]) -> None:
+        """Fills the parts side by side: of the kernel's words none comes before another. Both it
+        and numpy let other threads run meanwhile."""
+        if len(parts) < 2:
+            return super()._each(fill, parts)
+        with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
+            list(pool.map(fill, parts))
 
 
 def _top_bits(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -27,7 +27,7 @@ from dpdm.networks.labeller import BATCH
 from dpdm.release.build import build_denoiser
 from dpdm.release.files import find_release, read_json
 from dpdm.release.labelled import Reading, draw_as_labelled, fit_reading
-from dpdm.release.precision import autocast_dtype
+from dpdm.release.precision import autocast_dtype, place
 
 Progress = Callable[[int, int], None]
 Images = npt.NDArray[np.uint8]
@@ -152,9 +152,9 @@ class Model:
             generator.manual_seed(seed)
         drawn = self.labels(count, labels, seed)
         size = batch_size or self.config.sampling.batch_size
-        place = torch.device(device or "cpu")
+        where = torch.device(device or "cpu")
         if isinstance(self.denoiser, Denoiser):
-            self.denoiser.precision = autocast_dtype(self.config.sampling.precision, place)
+            self.denoiser.precision = autocast_dtype(self.config.sampling.precision, where)
         draw: Callable[[Labels], Images]
         if self.mixture is not None and not isinstance(self.denoiser, Denoiser) and sampler is None:
             draw = partial(
@@ -166,7 +166,7 @@ class Model:
                 raise RequestError(
                     f"guidance {scale:g}: this model was trained without labels; use 0"
                 )
-            self.denoiser.to(place)
+            place(self.denoiser, where)
             draw = partial(
                 self._draw_steps,
                 settings=chosen,
@@ -175,7 +175,7 @@ class Model:
                 guidance=scale,
                 generator=generator,
                 batch_size=size,
-                device=place,
+                device=where,
                 progress=progress,
                 watch=watch,
             )

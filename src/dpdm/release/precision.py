@@ -1,10 +1,12 @@
-"""The precision of the network's matrix products on a device."""
+"""How a network lies on a device: precision of its matrix products, layout of its weights."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from dpdm.config import Precision
+from dpdm.diffusion.denoiser import Denoiser
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
@@ -15,6 +17,16 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
     """
     low = _computes_bfloat16(device) if precision == "auto" else precision == "bfloat16"
     return torch.bfloat16 if low else None
+
+
+def place(denoiser: nn.Module, device: torch.device) -> None:
+    """Moves a denoiser. On a GPU the channels of its network's weights lie innermost, as the matrix
+    units read them, and activations follow."""
+    denoiser.to(device)
+    if isinstance(denoiser, Denoiser):
+        innermost = device.type == "cuda"
+        layout = torch.channels_last if innermost else torch.contiguous_format
+        denoiser.network.to(memory_format=layout)  # type: ignore[call-overload]
 
 
 def _computes_bfloat16(device: torch.device) -> bool:

@@ -19,9 +19,14 @@ def _key(seed: int, purpose: str, step: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
-def keyed_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
-    """A CPU generator that depends on its key alone, so that a resumed step repeats its draws."""
-    generator = torch.Generator()
+def keyed_generator(
+    seed: int, purpose: str, step: int = 0, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """A generator that depends on its key alone, so that a resumed step repeats its draws.
+
+    On another kind of ``device`` it draws other numbers of the same law.
+    """
+    generator = torch.Generator(device)
     generator.manual_seed(_key(seed, purpose, step))
     return generator
 

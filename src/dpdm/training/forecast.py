@@ -18,7 +18,7 @@ from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.networks import Labeller
 from dpdm.privacy import clip_and_sum, per_unit_gradients
-from dpdm.release import autocast_dtype, build_denoiser, stand_in_prior
+from dpdm.release import autocast_dtype, build_denoiser, place, stand_in_prior
 from dpdm.training.labeller import kept_bytes, time_labeller
 from dpdm.training.lanes import Lanes, usable_lanes
 from dpdm.training.memory import peak_memory
@@ -181,7 +181,7 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
         kept = kept_bytes(labeller, facts.public_size)
     signal = signal_to_noise(config, plan, parameters)
     if isinstance(denoiser, Denoiser) and plan.steps:
-        denoiser = denoiser.to(device)
+        place(denoiser, device)
         denoiser.precision = autocast_dtype(config.training.precision, device)
         with Lanes(usable_lanes(config, device)) as lanes:
             units = resolve_microbatch(config, denoiser, facts, device, lanes.count)

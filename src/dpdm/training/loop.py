@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dpdm.config import Config
 from dpdm.diffusion.denoiser import Denoiser
+from dpdm.diffusion.draws import uniform
 from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
@@ -106,8 +107,8 @@ def learning_rate(config: Config, peak: float, step: int, steps: int) -> float:
 
 def _drop_labels(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Labels (N,) with a share of them replaced by -1, for classifier-free guidance."""
-    dropped = torch.rand(labels.shape, generator=generator) < share
-    return labels.masked_fill(dropped.to(labels.device), -1)
+    dropped = uniform(labels.shape, generator=generator, device=labels.device) < share
+    return labels.masked_fill(dropped, -1)
 
 
 def _apply(state: TrainingState, gradients: Gradients, rate: float) -> None:
@@ -137,15 +138,15 @@ def warm_up(
     pool = config.warmup.pool
     generator = keyed_generator(config.training.seed, "warm-up pool")
     labels = torch.arange(pool) % mixture.classes
-    images = mixture.sample(labels.to(device), generator).clamp(-1.0, 1.0)
+    labels = labels.to(device)
+    images = mixture.sample(labels, generator).clamp(-1.0, 1.0)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        chosen = torch.randint(pool, (config.warmup.batch_size,), generator=generator)
+        chosen = random_rows(pool, config.warmup.batch_size, generator)
         given = None
         if labelled:
-            dropped = _drop_labels(labels[chosen], config.network.label_dropout, generator)
-            given = dropped.to(device)
-        return images[chosen.to(device)], given
+            given = _drop_labels(labels[chosen], config.network.label_dropout, generator)
+        return images[chosen], given
 
     def rate(step: int) -> float:
         return learning_rate(config, config.warmup.learning_rate, step, config.warmup.steps)
@@ -153,6 +154,11 @@ def warm_up(
     yield from plain_training(
         denoiser, draw, rate, state, config.warmup.steps, config.training.seed
     )
+
+
+def random_rows(rows: int, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` of so many rows at random, with repetition, where the generator lives."""
+    return torch.randint(rows, (count,), generator=generator, device=generator.device)
 
 
 def plain_training(
@@ -165,13 +171,13 @@ def plain_training(
 ) -> Iterator[StepRecord]:
     """Training without privacy, on images that need none: to ``steps`` from ``state.step``.
 
-    ``draw(generator)`` gives a batch of images (N, C, H, W) and labels (N,) or None, ``rate(step)``
-    the learning rate.
+    ``draw(generator)`` gives a batch of images (N, C, H, W) and labels (N,) or None, all on the
+    network's device as the generator is, ``rate(step)`` the learning rate.
     """
     device = next(state.network.parameters()).device
     while state.step < steps:
         started = time.perf_counter()
-        generator = keyed_generator(seed, state.phase, state.step)
+        generator = keyed_generator(seed, state.phase, state.step, device)
         images, labels = draw(generator)
         sigma, noise = draw_views(
             "stratified",
@@ -280,7 +286,8 @@ def dp_sgd(
         def unit_gradients(
             images: Tensor, labels: Tensor | None, step: int = state.step
         ) -> tuple[Tensor, Gradients]:
-            generator = keyed_generator(seed, f"views from unit {lanes.item} on", step)
+            purpose = f"views from unit {lanes.item} on"
+            generator = keyed_generator(seed, purpose, step, images.device)
             count = len(images) // mechanism.images_per_unit
             losses, gradients = per_unit_gradients(
                 denoiser,

@@ -29,7 +29,7 @@ from dpdm.diffusion.mixture import Mixture
 from dpdm.errors import DpdmError, RequestError
 from dpdm.networks import load_into, load_weights, save_weights
 from dpdm.privacy import PrivateUnits, Session, SystemNoise
-from dpdm.release import autocast_dtype, build_denoiser
+from dpdm.release import autocast_dtype, build_denoiser, place
 from dpdm.release.files import read_json, write_text
 from dpdm.training.checkpoint import (
     TrainingState,
@@ -39,7 +39,7 @@ from dpdm.training.checkpoint import (
 )
 from dpdm.training.draws import keyed_generator
 from dpdm.training.interrupt import InterruptFlag
-from dpdm.training.loop import falling, plain_training, saved_steps
+from dpdm.training.loop import falling, plain_training, random_rows, saved_steps
 from dpdm.training.plan import prior_design
 from dpdm.training.prior import fit_prior
 
@@ -94,6 +94,7 @@ def pretrain(
     how: Pretraining,
     out: Path,
     progress: Callable[[int, int, float], None],
+    device: torch.device | str = "cpu",
 ) -> None:
     """Trains the network of ``config`` on public images and writes its weights to the file ``out``.
 
@@ -108,6 +109,7 @@ def pretrain(
         how: the settings of the training.
         out: the file.
         progress: told (step, steps, mean loss of the last steps) after every step.
+        device: where to train.
 
     Raises:
         RequestError: the base is the prior; another pretraining lies in ``OUT.partial``.
@@ -128,7 +130,7 @@ def pretrain(
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "about.json", json.dumps(about))
-    state = _train(images, config, how, shape, folder, progress)
+    state = _train(images, config, how, shape, folder, progress, torch.device(device))
     save_weights(out, state.ema.tensors, {_KEY: json.dumps(about)})
     shutil.rmtree(folder)
 
@@ -140,6 +142,7 @@ def _train(
     shape: tuple[int, int, int],
     folder: Path,
     progress: Callable[[int, int, float], None],
+    device: torch.device,
 ) -> TrainingState:
     # A network is built for whoever takes a step.
     one_step = config.training.model_copy(update={"steps": 1})
@@ -150,15 +153,17 @@ def _train(
         clusters, mixture = _public_prior(images, config, how.seed)
     denoiser = build_denoiser(settings, shape, 0, mixture, generator)
     assert isinstance(denoiser, Denoiser)
-    denoiser.precision = autocast_dtype(config.training.precision, torch.device("cpu"))
+    place(denoiser, device)
+    denoiser.precision = autocast_dtype(config.training.precision, device)
     state = TrainingState.begin(denoiser.network, "pretraining", _EMA_DECAY)
     denoiser.network = _ClassBlind(denoiser.network)
     if checkpoints := list_checkpoints(folder):
         load_checkpoint(checkpoints[-1], state)
-    pool = torch.from_numpy(images)
+    pool = torch.from_numpy(images).to(device)
+    clusters = None if clusters is None else clusters.to(device)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        chosen = torch.randint(len(pool), (how.batch_size,), generator=generator)
+        chosen = random_rows(len(pool), how.batch_size, generator)
         return to_model_space(pool[chosen]), None if clusters is None else clusters[chosen]
 
     def rate(step: int) -> float:

@@ -21,7 +21,7 @@ from dpdm.errors import DpdmError
 from dpdm.networks import Labeller, load_weights, save_weights
 from dpdm.privacy import Event, NoisedSum, PrivateUnits, Session, epsilon, validate
 from dpdm.promise import build_statement, render_markdown, steps_within
-from dpdm.release import autocast_dtype, build_denoiser, write_release_model
+from dpdm.release import autocast_dtype, build_denoiser, place, write_release_model
 from dpdm.release.files import write_text
 from dpdm.release.seal import seal_release
 from dpdm.training.checkpoint import (
@@ -92,7 +92,7 @@ class Trainer:
         labeller = self._labeller()
         mixture = self._prior()
         denoiser = build_for(self.config, self.facts, mixture, self.pretrained)
-        denoiser = denoiser.to(self.device)
+        place(denoiser, self.device)
         network = None
         if isinstance(denoiser, Denoiser):
             denoiser.precision = autocast_dtype(self.config.training.precision, self.device)

@@ -24,8 +24,10 @@ Array = npt.NDArray[np.float64]
 MARGIN = 1e-6
 """How far below the bound, relative, a clipped norm aims."""
 
-# Entries that are converted to float64 at a time: they stay in the cache (2 to 3 times as fast).
+# Entries that are converted to float64 at a time. On a CPU they stay in the cache (2 to 3 times as
+# fast); on a GPU calls are few and large.
 _CHUNK = 2**19
+_CUDA_CHUNK = 2**26
 
 
 class OuterProducts(NamedTuple):
@@ -72,8 +74,7 @@ def per_unit_norms(gradients: Mapping[str, PerUnit]) -> Tensor:
             continue
         rows = _rows(gradient)
         parts += [
-            torch.linalg.vector_norm(part, dim=1, dtype=torch.float64)
-            for part in torch.split(rows, max(1, _CHUNK // len(rows)), dim=1)
+            torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in _columns(rows)
         ]
     norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return norms
@@ -178,10 +179,15 @@ def _weighted_sum(gradient: PerUnit, factors: Tensor, dropped: Tensor | None) ->
     rows = _rows(gradient)
     if dropped is not None:  # zero times NaN is NaN
         rows = rows.masked_fill(dropped.unsqueeze(1), 0.0)
-    parts = torch.split(rows, max(1, _CHUNK // len(rows)), dim=1)
-    return torch.cat([torch.mv(part.double().t(), factors) for part in parts]).view(
+    return torch.cat([torch.mv(part.double().t(), factors) for part in _columns(rows)]).view(
         gradient.shape[1:]
     )
+
+
+def _columns(rows: Tensor) -> tuple[Tensor, ...]:
+    """(U, entries), some entries at a time."""
+    chunk = _CUDA_CHUNK if rows.is_cuda else _CHUNK
+    return torch.split(rows, max(1, chunk // len(rows)), dim=1)
 
 
 def _rows(gradient: Tensor) -> Tensor:

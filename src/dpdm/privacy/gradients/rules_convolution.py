@@ -18,7 +18,7 @@ while they stay in the cache. Measured for 3x3 kernels against the gradient summ
  28x28 32->32   8 32     35    22   26   29   52   52      13    14   14   15   15   15
 
 A product of patches unfolded, or of nine shifted copies, costs 1.5 to 7 times as much on all of
-these but the smallest.
+these but the smallest. On a GPU there is a kernel of its own (``kernels_convolution.py``).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dpdm.privacy.gradients import kernels_convolution
 from dpdm.privacy.gradients.first_order import first_order
 from dpdm.privacy.gradients.precision import as_autocast
 
@@ -94,6 +95,10 @@ def _weight_gradient(
 ) -> tuple[Tensor, Tensor | None]:
     """((U, *weight shape), (U, channels) or None), in the form that suits the layer's shape."""
     units, each, other = weights.shape[:3]
+    if not options.transposed and kernels_convolution.usable(
+        x, g, weights.shape[3:], options.groups, units
+    ):
+        return _in_one_kernel(g, x, weights, options, needs_bias)
     rows = len(x) // units
     work = (x if options.transposed else g).shape[2:].numel() * rows * weights[0].numel()
     if _is_product(weights, options) and work < _OWN_CALL:
@@ -114,6 +119,17 @@ def _weight_gradient(
         if db is not None and db_part is not None:
             db[own] = db_part
     return dw, db
+
+
+def _in_one_kernel(
+    g: Tensor, x: Tensor, weights: Tensor, options: _Options, needs_bias: bool
+) -> tuple[Tensor, Tensor | None]:
+    units, places = len(weights), (options.stride, options.padding, options.dilation)
+    dw = kernels_convolution.weight_gradient(x, g, units, weights.shape[3:], *places)
+    if not needs_bias:
+        return dw.to(weights.dtype), None
+    by_unit = g.permute(0, 2, 3, 1).reshape(units, -1, g.shape[1])
+    return dw.to(weights.dtype), by_unit.sum(1, dtype=weights.dtype)
 
 
 def _equal_calls(units: int, fitting: int) -> int:

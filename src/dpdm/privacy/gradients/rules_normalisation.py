@@ -3,7 +3,8 @@
 y = w * x_hat + b gives dL_u/dw = sum_r g_r x_hat_r and dL_u/db = sum_r g_r over the rows and
 positions r of unit u. For GroupNorm torch's own backward does it: with every row's channels taken
 as channels of one image, (N, C) -> (1, N C) in N G groups, it returns the sums over positions for
-each row and channel, in one pass together with the input gradient.
+each row and channel, in one pass together with the input gradient. On a GPU, where channels lie
+innermost, ``kernels_normalisation.py`` does it in place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dpdm.privacy.gradients import kernels_normalisation
 from dpdm.privacy.gradients.first_order import first_order
 from dpdm.privacy.gradients.refusal import UnsupportedModuleError
 from dpdm.privacy.gradients.rules_general import elementwise
@@ -65,6 +67,34 @@ class _GroupNorm(torch.autograd.Function):
         )
 
 
+class _ChannelsLastGroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, groups: int, weights: Tensor | None, biases: Tensor | None, eps: float
+    ) -> Tensor:
+        weight = None if weights is None else weights[0]
+        bias = None if biases is None else biases[0]
+        y, mean, rstd = kernels_normalisation.group_norm_forward(x, groups, weight, bias, eps)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        copies = weights if weights is not None else biases
+        ctx.units = 1 if copies is None else len(copies)
+        return y
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        dx, dw, db = kernels_normalisation.group_norm_backward(g, x, mean, rstd, weight)
+        _, _, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        return (
+            dx,
+            None,
+            _by_unit(dw, ctx.units, x.shape[1]) if needs_weight else None,
+            _by_unit(db, ctx.units, x.shape[1]) if needs_bias else None,
+            None,
+        )
+
+
 def _by_unit(rows: Tensor, units: int, channels: int) -> Tensor:
     return rows.view(units, -1, channels).sum(1)
 
@@ -79,9 +109,10 @@ def _group_norm(
 ) -> Any:
     if copies.dimension(input.shape[:1]) != 0 or copies.tracks(input):
         return NotImplemented
-    return _GroupNorm.apply(  # type: ignore[no-untyped-call]
-        _as_full_precision(input), num_groups, _copies(copies, weight), _copies(copies, bias), eps
-    )
+    parameters = _copies(copies, weight), _copies(copies, bias)
+    if kernels_normalisation.usable(input, num_groups):
+        return _ChannelsLastGroupNorm.apply(input, num_groups, *parameters, eps)  # type: ignore[no-untyped-call]
+    return _GroupNorm.apply(_as_full_precision(input), num_groups, *parameters, eps)  # type: ignore[no-untyped-call]
 
 
 class _LayerNorm(torch.autograd.Function):

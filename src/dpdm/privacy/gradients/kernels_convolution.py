@@ -1,0 +1,105 @@
+"""Weight gradients of convolutions, unit by unit, in one kernel on a GPU.
+
+dW_u[o, i, t] = sum over the rows and positions p of unit u of g[o, p] x[i, p moved by tap t]: for
+each unit and tap a matrix product whose operands are read where they lie, so that no patch is
+unfolded and no unit becomes a group. Matrix units take the operands in the precision they have
+(float32 as torch's convolutions do, see ``torch.backends.cudnn.allow_tf32``) and add up in float32;
+a program sums one unit's products alone, in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+_PRECISIONS = (torch.bfloat16, torch.float16, torch.float32)
+_MOST_ENTRIES = 2**31
+"""Of a unit's images, which the kernel counts in 32 bits."""
+
+
+@cache
+def triton_is_there() -> bool:
+    """Whether Triton is installed; torch brings it along where it is built for CUDA."""
+    return find_spec("triton") is not None
+
+
+def usable(x: Tensor, g: Tensor, kernel: Sequence[int], groups: int, units: int) -> bool:
+    """Whether ``weight_gradient`` takes this convolution: two dimensions, one group, on a GPU."""
+    return (
+        x.is_cuda
+        and len(kernel) == 2
+        and groups == 1
+        and x.dtype in _PRECISIONS
+        and g.dtype == x.dtype
+        and max(x.numel(), g.numel()) // units < _MOST_ENTRIES
+        and triton_is_there()
+    )
+
+
+def weight_gradient(
+    x: Tensor,
+    g: Tensor,
+    units: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """(U, C_out, C_in, *kernel) float32, the gradient of each unit's part of sum g * conv(x).
+
+    Args:
+        x: (U R, C_in, H, W), inputs; read in place where its channels lie innermost.
+        g: (U R, C_out, H', W'), of the dtype of x: gradients of the outputs.
+        units: U.
+        kernel: height and width of the weight; ``stride``, ``padding`` and ``dilation`` likewise.
+    """
+    from dpdm.privacy.gradients._triton_convolution import weight_gradient_kernel
+
+    x_last, g_last = (t.permute(0, 2, 3, 1).contiguous() for t in (x, g))
+    height, width, channels_in = x_last.shape[1:]
+    out_height, out_width, channels_out = g_last.shape[1:]
+    most = 32 if x.dtype == torch.float32 else 64  # three sums of 64 by 64 need matrix units
+    block_in, block_out = (_block(channels, most) for channels in (channels_in, channels_out))
+    three = kernel[1] == 3
+    dw = x.new_empty((units, channels_out, *kernel, channels_in), dtype=torch.float32)
+    grid = (
+        units * kernel[0] * (1 if three else kernel[1]),
+        -(-channels_in // block_in),
+        -(-channels_out // block_out),
+    )
+    weight_gradient_kernel[grid](
+        x_last,
+        g_last,
+        dw,
+        len(x) // units,
+        height,
+        width,
+        channels_in,
+        channels_out,
+        *stride,
+        *padding,
+        *dilation,
+        POSITIONS=out_height * out_width,
+        WIDTH=out_width,
+        TAPS_Y=kernel[0],
+        TAPS_X=kernel[1],
+        THREE=three,
+        BLOCK=64,
+        BLOCK_IN=block_in,
+        BLOCK_OUT=block_out,
+        PRECISION="tf32" if torch.backends.cudnn.allow_tf32 else "ieee",
+        num_warps=4,
+        num_stages=3,
+    )
+    return dw.permute(0, 1, 4, 2, 3)
+
+
+def _block(channels: int, most: int) -> int:
+    """Channels of a program: matrix units take at least 16."""
+    if channels <= 16:
+        return 16
+    return most if channels % most == 0 else 32

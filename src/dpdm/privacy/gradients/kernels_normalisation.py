@@ -1,0 +1,126 @@
+"""GroupNorm of channels-last maps on a GPU, with the parameters' gradients row by row.
+
+torch's own kernels want channels outermost and would have every map turned there and back. These
+read maps where they lie, whatever their precision, and calculate in float32; a row's results
+depend on that row alone.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from dpdm.privacy.gradients.kernels_convolution import triton_is_there
+
+_PRECISIONS = (torch.bfloat16, torch.float16, torch.float32)
+_MOST_CHANNELS = 1024
+_MOST_ENTRIES = 2**31
+"""Of one row, within which the kernels count in 32 bits."""
+_LARGE_ROW = 2**14
+"""Entries beyond which few rows at a time must share a multiprocessor to stay in its cache."""
+
+
+def usable(x: Tensor, groups: int) -> bool:
+    """Whether the kernels take x: channels-last maps on a GPU, with 2^k channels a group."""
+    if x.ndim != 4 or x.dtype not in _PRECISIONS:
+        return False
+    channels, positions = x.shape[1], x.shape[2] * x.shape[3]
+    per_group = channels // groups
+    return (
+        x.is_cuda
+        and 1 < channels <= _MOST_CHANNELS
+        and positions > 1
+        and channels * positions < _MOST_ENTRIES
+        and per_group * groups == channels
+        and per_group & (per_group - 1) == 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and triton_is_there()
+    )
+
+
+def group_norm_forward(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The normalised maps, like x, and (N, groups) float32 means and reciprocal deviations.
+
+    Args:
+        x: (N, C, H, W), for which ``usable(x, groups)`` holds.
+        groups: as in ``torch.nn.functional.group_norm``, likewise ``eps``.
+        weight: (C,) or None; ``bias`` likewise.
+    """
+    from dpdm.privacy.gradients._triton_normalisation import group_norm_forward_kernel
+
+    rows, channels, height, width = x.shape
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    mean = x.new_empty((rows, groups), dtype=torch.float32)
+    rstd = torch.empty_like(mean)
+    with _device_of(x):
+        group_norm_forward_kernel[(rows,)](
+            x,
+            None if weight is None else weight.contiguous(),
+            None if bias is None else bias.contiguous(),
+            y,
+            mean,
+            rstd,
+            height * width,
+            eps,
+            CHANNELS=channels,
+            PER_GROUP=channels // groups,
+            HAS_WEIGHT=weight is not None,
+            HAS_BIAS=bias is not None,
+            **_launch(channels, height * width),
+        )
+    return y, mean, rstd
+
+
+def group_norm_backward(
+    g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of x, like x, and (N, C) float32 gradients of weight and bias for each row.
+
+    Args:
+        g: (N, C, H, W), the gradient of y; copied where its channels do not lie innermost.
+        x: as given to ``group_norm_forward``, likewise ``weight``.
+        mean: as returned by it, likewise ``rstd``.
+    """
+    from dpdm.privacy.gradients._triton_normalisation import group_norm_backward_kernel
+
+    rows, channels, height, width = x.shape
+    dx = torch.empty_like(x, memory_format=torch.channels_last)
+    dw_rows = x.new_empty((rows, channels), dtype=torch.float32)
+    db_rows = torch.empty_like(dw_rows)
+    with _device_of(x):
+        group_norm_backward_kernel[(rows,)](
+            g.contiguous(memory_format=torch.channels_last),
+            x,
+            mean.contiguous(),
+            rstd.contiguous(),
+            None if weight is None else weight.contiguous(),
+            dx,
+            dw_rows,
+            db_rows,
+            height * width,
+            CHANNELS=channels,
+            PER_GROUP=channels // mean.shape[1],
+            HAS_WEIGHT=weight is not None,
+            **_launch(channels, height * width),
+        )
+    return dx, dw_rows, db_rows
+
+
+def _launch(channels: int, positions: int) -> dict[str, int]:
+    """A program's tile and threads, 16 entries a thread.
+
+    Every pass after the first finds its row in the cache if the rows in progress fit there; so
+    large rows have large programs, of which few are in progress, and small rows the reverse.
+    """
+    warps = 16 if channels * positions > _LARGE_ROW else 8
+    block_c = 1 << (channels - 1).bit_length()
+    return {"BLOCK_P": 16 * 32 * warps // block_c, "BLOCK_C": block_c, "num_warps": warps}
+
+
+def _device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device, wherever its arguments are."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
