@@ -22,12 +22,7 @@ from gradient_rows import MAX_NORM, ROWS, Task, losses, make_task
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dpdm.privacy.gradients import (
-    clip_and_sum,
-    kernels_convolution,
-    kernels_normalisation,
-    per_unit_gradients,
-)
+from dpdm.privacy.gradients import clip_and_sum, per_unit_gradients
 
 PROBLEM = PROBLEMS["mnist"]
 
@@ -41,17 +36,6 @@ def exact_products() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
-
-
-@contextmanager
-def without_kernels() -> Iterator[None]:
-    """The rules as they are without kernels of their own."""
-    held = kernels_convolution.usable, kernels_normalisation.usable
-    kernels_convolution.usable = kernels_normalisation.usable = lambda *_: False
-    try:
-        yield
-    finally:
-        kernels_convolution.usable, kernels_normalisation.usable = held
 
 
 def innermost(task: Task) -> Task:

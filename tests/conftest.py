@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():  # read by Triton when it is first imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 settings.register_profile("dpdm", deadline=None)
 settings.load_profile("dpdm")

@@ -11,6 +11,7 @@ from dpdm.networks.blocks import (
     NoiseEmbedding,
     ResidualBlock,
     SelfAttention,
+    channels_innermost,
     group_norm,
     initialise,
     resampled,
@@ -109,3 +110,15 @@ def test_gain_zero_gives_exact_zero() -> None:
     layer = torch.nn.Conv2d(3, 5, 3)
     initialise(layer, None, gain=0.0)
     assert layer.weight.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("resample", ["up", "down"])
+def test_resampling_with_channels_innermost_is_the_same(resample):
+    x = torch.randn(2, 6, 4, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    found, expected = channels_innermost(x, resample), resampled(x, resample)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, expected)
+    back = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, x, back)[0], torch.autograd.grad(expected, x, back)[0]
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dpdm.diffusion.denoiser import Denoiser
+from dpdm.diffusion.denoiser import BaseOutput, Denoiser
 
 
 def denoising_loss(
@@ -20,5 +20,22 @@ def denoising_loss(
     ``labels`` (N,) or None.
     """
     x = images + sigma.reshape(-1, 1, 1, 1) * noise
-    error: Tensor = denoiser(x, sigma, labels) - images
+    return _weighted(denoiser, denoiser(x, sigma, labels) - images, sigma)
+
+
+def corrected_loss(
+    denoiser: Denoiser,
+    images: Tensor,
+    mean: Tensor,
+    inputs: Tensor,
+    sigma: Tensor,
+    labels: Tensor | None,
+) -> Tensor:
+    """The same losses, given the base's ``mean`` and ``inputs`` (see ``BaseOutput``): what of them
+    has a gradient."""
+    estimate = denoiser.corrected(BaseOutput(mean, inputs), sigma, labels)
+    return _weighted(denoiser, estimate - images, sigma)
+
+
+def _weighted(denoiser: Denoiser, error: Tensor, sigma: Tensor) -> Tensor:
     return denoiser.config.weight(sigma) * error.square().flatten(1).mean(dim=1)

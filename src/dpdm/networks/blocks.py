@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dpdm.kernels import group_norm as kernel
+
 Resample = Literal["down", "up"]
 
 _RESCALE = math.sqrt(0.5)
@@ -31,6 +33,13 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
+def normalised(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """``norm(x)``; without a gradient to take, by a kernel that reads channels where they lie."""
+    if torch.is_grad_enabled() or not kernel.usable(x, norm.num_groups):
+        return norm(x)  # type: ignore[no-any-return]
+    return kernel.group_norm_forward(x, norm.num_groups, norm.weight, norm.bias, norm.eps)[0]
+
+
 def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
     """A convolution of size 3 that keeps the image's size."""
     return nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1)
@@ -38,11 +47,24 @@ def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 def resampled(x: Tensor, resample: Resample | None) -> Tensor:
     """``x`` (N, C, H, W) at half ("down": mean of 2x2) or double ("up": nearest) resolution."""
+    if resample and x.is_cuda and x.is_contiguous(memory_format=torch.channels_last):
+        return channels_innermost(x, resample)
     if resample == "down":
         return F.avg_pool2d(x, kernel_size=2)
     if resample == "up":
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
     return x
+
+
+def channels_innermost(x: Tensor, resample: Resample) -> Tensor:
+    """``resampled`` by copies and sums of whole pixels, (N, C, H, W) with channels innermost."""
+    n, channels, height, width = x.shape
+    pixels = x.permute(0, 2, 3, 1)
+    if resample == "down":
+        squares = pixels.reshape(n, height // 2, 2, width // 2, 2, channels)
+        return squares.mean((2, 4)).permute(0, 3, 1, 2)
+    copies = pixels[:, :, None, :, None].expand(n, height, 2, width, 2, channels)
+    return copies.reshape(n, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
 
 
 def rescaled_sum(x: Tensor, y: Tensor) -> Tensor:
@@ -108,9 +130,9 @@ class ResidualBlock(nn.Module):
         initialise(self.conv_out, generator, gain=0.0)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = resampled(F.silu(self.norm_in(x)), self.resample)
+        h = resampled(F.silu(normalised(self.norm_in, x)), self.resample)
         h = self.conv_in(h) + self.shift(embedding)[:, :, None, None]
-        h = F.silu(self.norm_out(h))
+        h = F.silu(normalised(self.norm_out, h))
         if self.dropout is not None:
             h = self.dropout(h)
         return rescaled_sum(self._shortcut(x), self.conv_out(h))
@@ -142,7 +164,7 @@ class SelfAttention(nn.Module):
         initialise(self.project, generator, gain=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (N, H W, C)
+        tokens = normalised(self.norm, x).flatten(2).transpose(1, 2)  # (N, H W, C)
         q, k, v = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)  # (N, 1 head, H W, C) each
         tokens = F.scaled_dot_product_attention(q, k, v).squeeze(1)
         return rescaled_sum(x, self.project(tokens).transpose(1, 2).reshape(x.shape))

@@ -11,6 +11,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,10 @@ from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.diffusion.views import draw_views
-from dpdm.privacy import DpSgdStep, Gradients, PrivateUnits, Session, per_unit_gradients
+from dpdm.privacy import DpSgdStep, Gradients, PrivateUnits, Session
 from dpdm.privacy.mechanisms import PrivateStepStatistics
 from dpdm.training.checkpoint import Phase, TrainingState
+from dpdm.training.differentiation import Differentiation
 from dpdm.training.draws import keyed_dropout, keyed_generator
 from dpdm.training.interrupt import Interrupted, InterruptFlag
 from dpdm.training.lanes import Lanes
@@ -175,6 +177,7 @@ def plain_training(
     network's device as the generator is, ``rate(step)`` the learning rate.
     """
     device = next(state.network.parameters()).device
+    mean_gradients = _MeanGradients(denoiser, state.network)
     while state.step < steps:
         started = time.perf_counter()
         generator = keyed_generator(seed, state.phase, state.step, device)
@@ -189,16 +192,42 @@ def plain_training(
             device=device,
         )
         with keyed_dropout(seed, state.step):
-            loss = denoising_loss(denoiser, images, sigma, noise, labels).mean()
-        parameters = dict(state.network.named_parameters())
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        filled = {
-            name: torch.zeros_like(parameter) if gradient is None else gradient
-            for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
-        }
-        _apply(state, filled, rate(state.step))
+            loss, gradients = mean_gradients(images, sigma, noise, labels)
+        _apply(state, gradients, rate(state.step))
         seconds = time.perf_counter() - started
-        yield StepRecord(state.phase, state.step, seconds, len(images), float(loss.detach()))
+        yield StepRecord(state.phase, state.step, seconds, len(images), float(loss))
+
+
+class _MeanGradients:
+    """A callable from views to their mean loss and its gradients, by the network's names.
+
+    On a GPU by way of per-unit gradients, of which there are kernels and a recorded graph: the
+    batch is cut into parts that stand for units, and the mean of their gradients taken.
+    """
+
+    _PARTS = 32
+
+    def __init__(self, denoiser: Denoiser, network: torch.nn.Module) -> None:
+        self.denoiser = denoiser
+        self.parameters = dict(network.named_parameters())
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
+        self._names = {name: names[id(p)] for name, p in denoiser.named_parameters()}
+        self._differentiate: Differentiation | None = None
+
+    def __call__(self, *views: Any) -> tuple[Tensor, Gradients]:
+        """Of ``denoising_loss(denoiser, *views)``."""
+        rows = len(views[0])
+        if not views[0].is_cuda or rows % self._PARTS:
+            loss = denoising_loss(self.denoiser, *views).mean()
+            found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
+            return loss.detach(), {
+                name: torch.zeros_like(parameter) if gradient is None else gradient
+                for (name, parameter), gradient in zip(self.parameters.items(), found, strict=True)
+            }
+        if self._differentiate is None:
+            self._differentiate = Differentiation(self.denoiser, rows // self._PARTS)
+        losses, gradients = self._differentiate(*views)
+        return losses.mean(), {self._names[n]: g.mean(0) for n, g in gradients.items()}
 
 
 def _views(
@@ -280,6 +309,7 @@ def dp_sgd(
     seed = config.training.seed if session.repeatable else secrets.randbits(63)
     parameters = {name: value.detach() for name, value in denoiser.network.named_parameters()}
     prefix = "network."
+    differentiate = Differentiation(denoiser, config.views.count)
     while state.step < config.training.steps_to_do and may_step():
         started = time.perf_counter()
 
@@ -289,15 +319,12 @@ def dp_sgd(
             purpose = f"views from unit {lanes.item} on"
             generator = keyed_generator(seed, purpose, step, images.device)
             count = len(images) // mechanism.images_per_unit
-            losses, gradients = per_unit_gradients(
-                denoiser,
-                denoising_loss,
-                _views(config, denoiser, images, labels, count, generator),
-                views=config.views.count,
+            losses, gradients = differentiate(
+                *_views(config, denoiser, images, labels, count, generator)
             )
             return losses, {name.removeprefix(prefix): g for name, g in gradients.items()}
 
-        with keyed_dropout(seed, state.step):
+        with keyed_dropout(seed, state.step) if config.network.dropout else nullcontext():
             noised, seen = mechanism.release(
                 units, unit_gradients, parameters, session, state.step, lanes.map
             )

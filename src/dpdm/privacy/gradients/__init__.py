@@ -12,7 +12,7 @@ from dpdm.privacy.gradients.clipping import (
     clip_rows,
     per_unit_norms,
 )
-from dpdm.privacy.gradients.engine import per_unit_gradients
+from dpdm.privacy.gradients.engine import per_unit_gradients, settled
 from dpdm.privacy.gradients.refusal import UnsupportedModuleError
 from dpdm.privacy.gradients.validate import validate
 
@@ -26,5 +26,6 @@ __all__ = [
     "clip_rows",
     "per_unit_gradients",
     "per_unit_norms",
+    "settled",
     "validate",
 ]

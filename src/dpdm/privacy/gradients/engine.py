@@ -72,6 +72,21 @@ def per_unit_gradients(
     return one_by_one(module, loss, inputs, views, parameters)
 
 
+def settled(
+    module: nn.Module,
+    loss: Callable[..., Tensor],
+    inputs: Sequence[Tensor | None],
+    views: int = 1,
+) -> bool:
+    """Whether earlier calls of this kind left nothing to find out.
+
+    Another call then does the same operations in the same order, whatever the values are, and waits
+    for none: it can be recorded.
+    """
+    found = known(module, loss, inputs, views)
+    return found.settled and not found.one_by_one
+
+
 def checked_rows(inputs: Sequence[Tensor | None], views: int) -> int:
     """U*V, the first dimension of all inputs; RequestError where they or ``views`` do not fit."""
     if not isinstance(inputs, tuple | list):

@@ -23,6 +23,8 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     def checked(ctx: Any, *gradients: Any) -> Any:
         if torch.is_grad_enabled():
             raise NoRule((), "a loss that differentiates gradients (create_graph=True)")
-        return backward(ctx, *gradients)
+        # An interceptor may still be active, and would be asked about every call in here.
+        with torch._C.DisableTorchFunction():
+            return backward(ctx, *gradients)
 
     return checked

@@ -18,7 +18,7 @@ while they stay in the cache. Measured for 3x3 kernels against the gradient summ
  28x28 32->32   8 32     35    22   26   29   52   52      13    14   14   15   15   15
 
 A product of patches unfolded, or of nine shifted copies, costs 1.5 to 7 times as much on all of
-these but the smallest. On a GPU there is a kernel of its own (``kernels_convolution.py``).
+these but the smallest. On a GPU there is a kernel of its own (``kernels/convolution.py``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpdm.privacy.gradients import kernels_convolution
+from dpdm.kernels import convolution
 from dpdm.privacy.gradients.first_order import first_order
 from dpdm.privacy.gradients.precision import as_autocast
 
@@ -95,7 +95,7 @@ def _weight_gradient(
 ) -> tuple[Tensor, Tensor | None]:
     """((U, *weight shape), (U, channels) or None), in the form that suits the layer's shape."""
     units, each, other = weights.shape[:3]
-    if not options.transposed and kernels_convolution.usable(
+    if not options.transposed and convolution.usable(
         x, g, weights.shape[3:], options.groups, units
     ):
         return _in_one_kernel(g, x, weights, options, needs_bias)
@@ -125,7 +125,7 @@ def _in_one_kernel(
     g: Tensor, x: Tensor, weights: Tensor, options: _Options, needs_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
     units, places = len(weights), (options.stride, options.padding, options.dilation)
-    dw = kernels_convolution.weight_gradient(x, g, units, weights.shape[3:], *places)
+    dw = convolution.weight_gradient(x, g, units, weights.shape[3:], *places)
     if not needs_bias:
         return dw.to(weights.dtype), None
     by_unit = g.permute(0, 2, 3, 1).reshape(units, -1, g.shape[1])

@@ -4,7 +4,7 @@ y = w * x_hat + b gives dL_u/dw = sum_r g_r x_hat_r and dL_u/db = sum_r g_r over
 positions r of unit u. For GroupNorm torch's own backward does it: with every row's channels taken
 as channels of one image, (N, C) -> (1, N C) in N G groups, it returns the sums over positions for
 each row and channel, in one pass together with the input gradient. On a GPU, where channels lie
-innermost, ``kernels_normalisation.py`` does it in place.
+innermost, ``kernels/group_norm.py`` does it in place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpdm.privacy.gradients import kernels_normalisation
+from dpdm.kernels import group_norm
 from dpdm.privacy.gradients.first_order import first_order
 from dpdm.privacy.gradients.refusal import UnsupportedModuleError
 from dpdm.privacy.gradients.rules_general import elementwise
@@ -74,7 +74,7 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
     ) -> Tensor:
         weight = None if weights is None else weights[0]
         bias = None if biases is None else biases[0]
-        y, mean, rstd = kernels_normalisation.group_norm_forward(x, groups, weight, bias, eps)
+        y, mean, rstd = group_norm.group_norm_forward(x, groups, weight, bias, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         copies = weights if weights is not None else biases
         ctx.units = 1 if copies is None else len(copies)
@@ -84,7 +84,7 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
-        dx, dw, db = kernels_normalisation.group_norm_backward(g, x, mean, rstd, weight)
+        dx, dw, db = group_norm.group_norm_backward(g, x, mean, rstd, weight)
         _, _, needs_weight, needs_bias, _ = ctx.needs_input_grad
         return (
             dx,
@@ -110,7 +110,7 @@ def _group_norm(
     if copies.dimension(input.shape[:1]) != 0 or copies.tracks(input):
         return NotImplemented
     parameters = _copies(copies, weight), _copies(copies, bias)
-    if kernels_normalisation.usable(input, num_groups):
+    if group_norm.usable(input, num_groups):
         return _ChannelsLastGroupNorm.apply(input, num_groups, *parameters, eps)  # type: ignore[no-untyped-call]
     return _GroupNorm.apply(_as_full_precision(input), num_groups, *parameters, eps)  # type: ignore[no-untyped-call]
 

@@ -31,6 +31,7 @@ class Known:
     one_by_one: bool = False  # units must be passed through the module one by one
     compared: bool = False  # the losses were found equal to those of the module as it is
     probed: bool = False  # the first and the last unit were looked at
+    settled: bool = False  # every use was verified at the last call
     # Uses whose gradients were seen to stay within units.
     verified: set[Any] = field(default_factory=set)
 
@@ -107,6 +108,7 @@ class Verification:
             i, sizes = next(iter(waiting.items()))
             seen = self._look(int(sizes.argmax()), list(waiting))
             waiting = {j: s for j, s in waiting.items() if j not in seen and j != i}
+        self._found.settled = not self.open()
 
     def _look(self, unit: int, leaves: Sequence[int]) -> set[int]:
         sizes: dict[int, Tensor] = {}

@@ -1,4 +1,4 @@
-"""The Triton kernels of ``kernels_normalisation.py``, imported only where Triton is at hand.
+"""The Triton kernels of ``group_norm.py``, imported only where Triton is at hand.
 
 Each program has one row to itself, adds up in a fixed order and writes to that row's places alone.
 Maps are (N, positions, CHANNELS), dense. CHANNELS is a constant so that loads are known to be

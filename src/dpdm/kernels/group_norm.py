@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from dpdm.privacy.gradients.kernels_convolution import triton_is_there
+from dpdm.kernels.convolution import triton_is_there
 
 _PRECISIONS = (torch.bfloat16, torch.float16, torch.float32)
 _MOST_CHANNELS = 1024
@@ -50,7 +50,7 @@ def group_norm_forward(
         groups: as in ``torch.nn.functional.group_norm``, likewise ``eps``.
         weight: (C,) or None; ``bias`` likewise.
     """
-    from dpdm.privacy.gradients._triton_normalisation import group_norm_forward_kernel
+    from dpdm.kernels._triton_group_norm import group_norm_forward_kernel
 
     rows, channels, height, width = x.shape
     y = torch.empty_like(x, memory_format=torch.channels_last)
@@ -85,7 +85,7 @@ def group_norm_backward(
         x: as given to ``group_norm_forward``, likewise ``weight``.
         mean: as returned by it, likewise ``rstd``.
     """
-    from dpdm.privacy.gradients._triton_normalisation import group_norm_backward_kernel
+    from dpdm.kernels._triton_group_norm import group_norm_backward_kernel
 
     rows, channels, height, width = x.shape
     dx = torch.empty_like(x, memory_format=torch.channels_last)

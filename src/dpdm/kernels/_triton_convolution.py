@@ -1,4 +1,4 @@
-"""The Triton kernel of ``kernels_convolution.py``, imported only where Triton is at hand."""
+"""The Triton kernel of ``convolution.py``, imported only where Triton is at hand."""
 
 from __future__ import annotations
 
