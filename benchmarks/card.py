@@ -13,7 +13,7 @@ matrix product's rate measured beside it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dpdm.privacy.gradients import clip_and_sum, per_unit_gradients
+from dpdm.training.differentiation import Recording
 
 PROBLEM = PROBLEMS["mnist"]
 
@@ -60,6 +61,18 @@ def step_of(task: Task, bf16: bool, unit: bool, clip: bool = False) -> Callable[
         return clip_and_sum(found, MAX_NORM).sums if clip else found
 
     return step
+
+
+def recorded(task: Task) -> Callable[[], object]:
+    """Per-unit gradients as a training takes them: a CUDA graph, then clipping and summing."""
+
+    def found(inputs: Sequence[Tensor | None]) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.autocast("cuda", torch.bfloat16):
+            return per_unit_gradients(task.network, losses, inputs, views=task.views)
+
+    found(task.inputs)  # what is to be found out is, before it is recorded
+    recording = Recording(found, task.inputs)
+    return lambda: clip_and_sum(recording(task.inputs)[1], MAX_NORM).sums
 
 
 def forward_of(task: Task) -> Callable[[], object]:
@@ -137,10 +150,11 @@ def matrix_rate(device: str) -> float:
 
 def operations(task: Task) -> float:
     """Floating-point operations of a plain step, for each image."""
-    small = task._replace(inputs=tuple(x[:8] for x in task.inputs), units=8, views=1)
+    few = min(8, len(task.inputs[0]))
+    small = task._replace(inputs=tuple(x[:few] for x in task.inputs), units=few, views=1)
     with FlopCounterMode(display=False) as counter:
         step_of(small, bf16=False, unit=False)()
-    return counter.get_total_flops() / 8
+    return counter.get_total_flops() / few
 
 
 def profile(step: Callable[[], object], rows: int) -> list[tuple[str, float, int]]:
@@ -160,6 +174,7 @@ def main() -> None:
     """Checks, measures, prints and appends lines."""
     made = parser(__doc__)
     made.add_argument("--profile", type=int, default=0, help="kernels to list of a step")
+    made.add_argument("--only", nargs="*", default=[], help="rows; without the check")
     made.add_argument("--units", type=int, help="512 on a card, else 4")
     made.add_argument("--views", type=int, default=8)
     options = made.parse_args()
@@ -168,34 +183,38 @@ def main() -> None:
     units, views = options.units or (512 if device == "cuda" else 4), options.views
     print(f"{results.where}\n", flush=True)
 
-    errors = check(device)
+    errors = {} if options.only else check(device)
     for name, value in errors.items():
         results.write(part="check", name=name, error=value)
-    print(table(("per-unit gradients", "error"), [[n, f"{e:.2e}"] for n, e in errors.items()]))
+    if errors:
+        cells = [[name, f"{value:.2e}"] for name, value in errors.items()]
+        print(table(("per-unit gradients", "error"), cells), flush=True)
 
     rate = matrix_rate(device)
     outer = make_task(PROBLEM, units, views, device)
     each = operations(outer)
     inner = innermost(make_task(PROBLEM, units, views, device))
-    rows: dict[str, tuple[Callable[[], object], float]] = {
-        "forward, channels outermost": (forward_of(outer), 1 / 3),
-        "forward": (forward_of(inner), 1 / 3),
-        "plain, channels outermost": (step_of(outer, True, False), 1),
-        "plain": (step_of(inner, True, False), 1),
-        "plain float32": (step_of(inner, False, False), 1),
-        "per-unit gradients": (step_of(inner, True, True), 1),
-        "dpdm": (step_of(inner, True, True, True), 1),
-        "dpdm, channels outermost": (step_of(outer, True, True, True), 1),
-        "dpdm float32": (step_of(inner, False, True, True), 1),
-        "vmap": (ROWS["vmap"](make_task(PROBLEM, units, views, device)), 1),
-        "Opacus hooks": (ROWS["Opacus hooks"](make_task(PROBLEM, units, views, device)), 1),
+    rows: dict[str, tuple[Callable[[], Callable[[], object]], float]] = {
+        "forward, channels outermost": (lambda: forward_of(outer), 1 / 3),
+        "forward": (lambda: forward_of(inner), 1 / 3),
+        "plain, channels outermost": (lambda: step_of(outer, True, False), 1),
+        "plain": (lambda: step_of(inner, True, False), 1),
+        "plain float32": (lambda: step_of(inner, False, False), 1),
+        "per-unit gradients": (lambda: step_of(inner, True, True), 1),
+        "dpdm": (lambda: step_of(inner, True, True, True), 1),
+        "dpdm, recorded": (lambda: recorded(inner), 1),
+        "dpdm float32": (lambda: step_of(inner, False, True, True), 1),
+        "vmap": (lambda: ROWS["vmap"](make_task(PROBLEM, units, views, device)), 1),
+        "Opacus hooks": (lambda: ROWS["Opacus hooks"](make_task(PROBLEM, units, views, device)), 1),
     }
+    if options.only:
+        rows = {name: rows[name] for name in options.only}
     cells = []
-    for name, (step, part) in rows.items():
+    for name, (prepare, part) in rows.items():
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         try:
-            times = seconds(step, 2 if options.quick else 5, device)
+            times = seconds(prepare(), 2 if options.quick else 5, device)
         except RuntimeError as error:  # memory
             print(name, str(error).splitlines()[0][:160], flush=True)
             continue
@@ -225,8 +244,8 @@ def main() -> None:
     print(f"\n{each / 1e9:.2f} GFLOP an image and step; matrix product {rate / 1e12:.0f} TFLOP/s\n")
     print(table(header, cells), flush=True)
     if options.profile and device == "cuda":
-        for name in ("dpdm", "plain", "forward"):
-            listed = profile(rows[name][0], options.profile)
+        for name in rows:
+            listed = profile(rows[name][0](), options.profile)
             cells = [[kernel[:100], f"{ms:.2f}", str(count)] for kernel, ms, count in listed]
             print(table((f"kernels of {name}", "ms", "calls"), cells), flush=True)
 

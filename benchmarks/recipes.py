@@ -32,19 +32,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import append_line, lines_so_far, machine, median_and_range, write_between
+from common import (
+    append_line,
+    find_device,
+    lines_so_far,
+    machine,
+    median_and_range,
+    write_between,
+)
 
 from dpdm import Config, Run, load_config, open_dataset, pipeline
 from dpdm.data import Dataset
 from dpdm.evaluation import evaluate, png_bytes, sample_grid
 from dpdm.evaluation.published import Published, published_figures
 from dpdm.training import train
+from dpdm.training.events import Callback
 
 SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 EPSILONS = ("10", "1", "0.2")
+GPU_EPSILONS = ("10",)
 ROWS = [f"{name}-{epsilon}" for name in SETS for epsilon in EPSILONS]
 BEGIN, END = "<!-- written by benchmarks/recipes.py -->", "<!-- end of benchmarks/recipes.py -->"
-PRIOR, PRESET, PAPER = RELEASED = "prior alone", "preset", "paper's method"
+PRIOR, PRESET, PAPER, ON_GPU = RELEASED = "prior alone", "preset", "paper's method", "GPU preset"
 """Stages that are releases of runs of their own."""
 HELD_OUT = "held-out"
 """The folder within `--work` of runs that see 50,000 training images."""
@@ -61,6 +70,7 @@ STAGES = {
     "preset, pooled": "tried: one covariance, network (the preset of commit 2980c06)",
     "preset, labeller": "tried: with a labeller (the preset of commit 0f31924)",
     PRESET: "**the preset**",
+    ON_GPU: "**the preset for a GPU**",
 }
 ALONE = (
     "training.steps=0",
@@ -139,6 +149,8 @@ def row_config(name: str, epsilon: str, stage: str, more: Sequence[str] = ()) ->
     presets of 0.2 take no gradient step: there it has half of the steps of 1, as the paper takes
     fewer there, and the paper's DM config ``v``.
     """
+    if stage == ON_GPU:
+        return load_config(f"{name}-gpu-eps{epsilon}", more)
     if stage != PAPER:
         return load_config(f"{name}-cpu-eps{epsilon}", [*(ALONE if stage == PRIOR else ()), *more])
     if epsilon == "0.2":
@@ -153,12 +165,25 @@ def is_prior_alone(name: str, epsilon: str) -> bool:
 
 
 def train_row(
-    name: str, epsilon: str, stage: str, seed: int, data: Dataset, work: Path, more: Sequence[str]
+    name: str,
+    epsilon: str,
+    stage: str,
+    seed: int,
+    data: Dataset,
+    work: Path,
+    more: Sequence[str],
+    callback: Callback | None = None,
 ) -> Run:
-    """The run of a row, from where it was left."""
+    """The run of a row, from where it was left; on a GPU where the row is for one."""
     config = row_config(name, epsilon, stage, [f"training.seed={seed}", *more])
     folder = work / folder_name(name, epsilon, stage, seed, more)
-    return train(data, config, folder, resume=folder.is_dir(), device="cpu")
+    device = _device(stage)
+    how = {"resume": folder.is_dir(), "device": device, "callback": callback}
+    return train(data, config, folder, **how)  # type: ignore[arg-type]
+
+
+def _device(stage: str) -> str:
+    return "cuda" if stage == ON_GPU else "cpu"
 
 
 def folder_name(name: str, epsilon: str, stage: str, seed: int, more: Sequence[str]) -> str:
@@ -172,7 +197,7 @@ def draw(run: Run, stage: str) -> tuple[Samples, float]:
     """60,000 images of a stage, and the seconds that took."""
     started = time.perf_counter()
     if stage in RELEASED:
-        pipeline.sample_release(run)
+        pipeline.sample_release(run, device=_device(stage))
         samples = pipeline.read_samples(run)
         return samples, float(run.folder.read_state()["sampling_seconds"])
     model = next(found.model for found in pipeline.stage_models(run) if found.name == stage)
@@ -206,6 +231,7 @@ def measured(
         "image_passes": 0 if stage == "Pretrained" else sum(step["images"] for step in steps),
         "train_seconds": round(float(run.folder.read_state()["training_seconds"]), 1),
         "sample_seconds": round(drawing, 1),
+        "device": find_device(_device(stage))[1],
         "model_bytes": (run.release / "model.safetensors").stat().st_size,
         "accuracy": {key: round(value, 4) for key, value in result["accuracy"].items()},
         "fd_pixels": round(result["fd-pixels"], 3),
@@ -308,6 +334,7 @@ def main() -> None:
         for stage in options.stage or (PRIOR, PRESET)
         if not options.only or f"{name}-{epsilon}" in options.only
         if stage != PRIOR or not is_prior_alone(name, epsilon)
+        if stage != ON_GPU or epsilon in GPU_EPSILONS
     ]
     for name, epsilon, stage, seed in [] if options.document else rows:
         parts = [stage, *(("Pretrained", "After DP-SGD") if options.ablation else ())]

@@ -35,7 +35,7 @@ class Differentiation:
         drops = any(isinstance(m, torch.nn.Dropout) and m.p for m in denoiser.modules())
         # A recorded graph would not follow the generator that dropout is seeded in.
         self._may_record = not drops
-        self._recording: _Recording | None = None
+        self._recording: Recording | None = None
 
     def __call__(
         self, images: Tensor, sigma: Tensor, noise: Tensor, labels: Tensor | None
@@ -52,7 +52,7 @@ class Differentiation:
             if settled(self.denoiser, corrected_loss, inputs, self.views):
                 try:
                     self._recording = None  # its memory first
-                    self._recording = _Recording(self._differentiate, inputs)
+                    self._recording = Recording(self._differentiate, inputs)
                     return self._recording(inputs)
                 except RuntimeError as error:
                     self._may_record = False
@@ -64,7 +64,7 @@ class Differentiation:
         return per_unit_gradients(self.denoiser, corrected_loss, inputs, views=self.views)
 
 
-class _Recording:
+class Recording:
     """``function(inputs)`` as a CUDA graph with inputs and outputs of its own."""
 
     def __init__(

@@ -205,7 +205,7 @@ class _MeanGradients:
     batch is cut into parts that stand for units, and the mean of their gradients taken.
     """
 
-    _PARTS = 32
+    _PARTS = (32, 128)  # the fewest and the most: kernels want many, memory few
 
     def __init__(self, denoiser: Denoiser, network: torch.nn.Module) -> None:
         self.denoiser = denoiser
@@ -217,7 +217,8 @@ class _MeanGradients:
     def __call__(self, *views: Any) -> tuple[Tensor, Gradients]:
         """Of ``denoising_loss(denoiser, *views)``."""
         rows = len(views[0])
-        if not views[0].is_cuda or rows % self._PARTS:
+        parts = math.gcd(rows, self._PARTS[1])
+        if not views[0].is_cuda or parts < self._PARTS[0]:
             loss = denoising_loss(self.denoiser, *views).mean()
             found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
             return loss.detach(), {
@@ -225,7 +226,7 @@ class _MeanGradients:
                 for (name, parameter), gradient in zip(self.parameters.items(), found, strict=True)
             }
         if self._differentiate is None:
-            self._differentiate = Differentiation(self.denoiser, rows // self._PARTS)
+            self._differentiate = Differentiation(self.denoiser, rows // parts)
         losses, gradients = self._differentiate(*views)
         return losses.mean(), {self._names[n]: g.mean(0) for n, g in gradients.items()}
 

@@ -268,7 +268,7 @@ def first_weights(config: Config, channels: int) -> FirstWeights | None:
     init = config.network.init
     if init is None:
         return None
-    path = _shipped(channels, config.base) if init == PROCEDURAL else Path(init)
+    path = _shipped(channels, config) if init == PROCEDURAL else Path(init)
     if not path.is_file():
         raise RequestError(
             f"network.init={init}: no such file; use {PROCEDURAL}, or a file that `dpdm pretrain` "
@@ -286,9 +286,13 @@ def first_weights(config: Config, channels: int) -> FirstWeights | None:
     return FirstWeights(tensors, str(about["source"]), init)
 
 
-def _shipped(channels: int, base: str) -> Path:
-    name = f"procedural-{channels}{'-informed' if base == 'informed' else ''}.safetensors"
-    path = resources.files("dpdm.networks") / name
+def _shipped(channels: int, config: Config) -> Path:
+    """Of the network's width, or else of the small network: what does not fit is then named."""
+    base, folder = config.base, resources.files("dpdm.networks")
+    name = f"procedural-{channels}{'-informed' if base == 'informed' else ''}"
+    path = folder / f"{name}-{config.network.base_channels}.safetensors"
+    if not path.is_file():
+        path = folder / f"{name}.safetensors"
     if not path.is_file():
         raise RequestError(
             f"network.init={PROCEDURAL}: no weights are shipped for images of {channels} channels "

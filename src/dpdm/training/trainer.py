@@ -88,6 +88,18 @@ class Trainer:
 
     def run(self) -> None:
         """Class histogram, labeller, prior, warm-up, DP-SGD, release."""
+        try:
+            self._phases()
+        except BaseException:  # what it took so far counts when it goes on
+            self.folder.update_state(training_seconds=self._seconds())
+            raise
+
+    def _seconds(self) -> float:
+        """That the training took so far, earlier calls that were stopped included."""
+        before = float(self.folder.read_state().get("training_seconds", 0.0))
+        return before + time.perf_counter() - self.started
+
+    def _phases(self) -> None:
         histogram = self._histogram()
         labeller = self._labeller()
         mixture = self._prior()
@@ -347,10 +359,9 @@ class Trainer:
             labeller,
         )
         state = self.folder.read_state()
-        seconds = float(state.get("training_seconds", 0.0)) + time.perf_counter() - self.started
         self.folder.update_state(
             trained=True,
-            training_seconds=seconds,
+            training_seconds=self._seconds(),
             peak_memory_bytes=max(state.get("peak_memory_bytes", 0), peak_memory(self.device)),
             device=str(self.device),
         )
