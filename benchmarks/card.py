@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from common import PROBLEMS, Results, parser, table
@@ -170,6 +171,22 @@ def profile(step: Callable[[], object], rows: int) -> list[tuple[str, float, int
     return sorted(every, key=lambda entry: -entry[1])[:rows]
 
 
+CHECKS = ("per-unit gradients on the card", "error")
+HEADER = ("row", "images/s", "ms", "share of peak", "peak GiB")
+
+
+def cells(line: dict[str, Any]) -> list[str]:
+    """A line of throughput as a row of the table."""
+    memory = line["peak_gib"]
+    return [
+        line["name"],
+        f"{line['images_per_second']:,.0f}",
+        f"{1000 * line['seconds']:.1f}",
+        f"{line['share_of_peak']:.1%}",
+        "" if memory is None else f"{memory:.1f}",
+    ]
+
+
 def main() -> None:
     """Checks, measures, prints and appends lines."""
     made = parser(__doc__)
@@ -185,10 +202,9 @@ def main() -> None:
 
     errors = {} if options.only else check(device)
     for name, value in errors.items():
-        results.write(part="check", name=name, error=value)
+        results.write(case="mnist", part="check", name=name, error=value)
     if errors:
-        cells = [[name, f"{value:.2e}"] for name, value in errors.items()]
-        print(table(("per-unit gradients", "error"), cells), flush=True)
+        print(table(CHECKS, [[name, f"{value:.1e}"] for name, value in errors.items()]), flush=True)
 
     rate = matrix_rate(device)
     outer = make_task(PROBLEM, units, views, device)
@@ -209,7 +225,7 @@ def main() -> None:
     }
     if options.only:
         rows = {name: rows[name] for name in options.only}
-    cells = []
+    shown = []
     for name, (prepare, part) in rows.items():
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -220,6 +236,7 @@ def main() -> None:
             continue
         middle = times[len(times) // 2]
         line = {
+            "case": "mnist",
             "part": "throughput",
             "name": name,
             "units": units,
@@ -230,24 +247,15 @@ def main() -> None:
             "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None,
         }
         results.write(**line)
-        cells.append(
-            [
-                name,
-                f"{line['images_per_second']:,.0f}",
-                f"{1000 * times[0]:.1f} to {1000 * times[-1]:.1f}",
-                f"{line['share_of_peak']:.1%}",
-                "" if line["peak_gib"] is None else f"{line['peak_gib']:.1f}",
-            ]
-        )
-        print(cells[-1], flush=True)
-    header = (f"U={units} V={views}", "images/s", "ms", "share of peak", "peak GiB")
+        shown.append(cells(line))
+        print(shown[-1], flush=True)
     print(f"\n{each / 1e9:.2f} GFLOP an image and step; matrix product {rate / 1e12:.0f} TFLOP/s\n")
-    print(table(header, cells), flush=True)
+    print(f"U={units}, V={views}\n\n{table(HEADER, shown)}", flush=True)
     if options.profile and device == "cuda":
         for name in rows:
             listed = profile(rows[name][0](), options.profile)
-            cells = [[kernel[:100], f"{ms:.2f}", str(count)] for kernel, ms, count in listed]
-            print(table((f"kernels of {name}", "ms", "calls"), cells), flush=True)
+            kernels = [[kernel[:100], f"{ms:.2f}", str(count)] for kernel, ms, count in listed]
+            print(table((f"kernels of {name}", "ms", "calls"), kernels), flush=True)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,12 @@ MARKS = "<!-- written by benchmarks/reproduce.py -->", "<!-- end of benchmarks/r
 ROWS = [f"{name}-eps{epsilon}" for name in SETS for epsilon in EPSILONS]
 SAMPLERS = ("accuracy", "fid")
 STOPPED = 75
-CARDS = {"H200": "hours, one H200", "A100": "hours, one A100", "": "hours, two cores"}
+CARDS = {
+    "H200": "hours, one H200",
+    "H100": "hours, one H100",
+    "A100": "hours, one A100",
+    "": "hours, two cores",
+}
 
 Line = dict[str, Any]
 
@@ -108,8 +113,8 @@ def measured(run: Run, row: str, sampler: str, data: Dataset, test: Dataset, dev
         "sampler": sampler,
         "epsilon": run.statement()["epsilon"],
         "delta": run.config.privacy.delta,
-        "epochs": round(training.steps * training.batch_size / data.public_size, 1),
-        "steps": training.steps,
+        "epochs": round(training.steps_to_do * training.batch_size / data.public_size, 1),
+        "steps": training.steps_to_do,
         "views": f"{run.config.views.count} {run.config.views.law}",
         "images": len(images),
         "image_passes": sum(step["images"] for step in steps),
@@ -152,7 +157,8 @@ def hours(config: Config, sampler: str, speed: Speed | None) -> str:
     drawn = config.sampling.alternatives[sampler]
     each = (2 * drawn.steps - 1) * (2 if drawn.guidance else 1)
     training = config.image_passes / speed.passes / 3600
-    return f"{training:,.0f} + {config.sampling.count * each / speed.evaluations / 3600:,.0f}"
+    sampling = config.sampling.count * each / speed.evaluations / 3600
+    return " + ".join(f"{x:,.0f}" if x >= 10 else f"{x:.1f}" for x in (training, sampling))
 
 
 def section(lines: Sequence[Line], measured_speeds: Mapping[str, Speed]) -> str:
@@ -209,6 +215,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, help="fewer than the paper's")
     parser.add_argument("--minutes", type=float, help="stop training after so many")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
     parser.add_argument("--set", nargs="*", default=[], help="other settings; the line says them")
     parser.add_argument("--lines", type=Path, default=LINES)
     parser.add_argument("--page", type=Path, default=PAGE)
@@ -239,7 +246,7 @@ def reproduce(options: argparse.Namespace, lines: Sequence[Line]) -> list[Line]:
         print(stopped, flush=True)
         sys.exit(STOPPED)
     made = []
-    for sampler in SAMPLERS:
+    for sampler in options.samplers:
         if any((line["command"], line["sampler"]) == (command, sampler) for line in lines):
             continue
         line = measured(run, row, sampler, data, test, device)

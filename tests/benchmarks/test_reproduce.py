@@ -45,19 +45,19 @@ def test_a_measured_row_has_its_figures_and_hours_in_its_devices_column():
     found = cells(reproduce.section([line()], {}), "mnist-eps1", "fid")
     about = "no Inception at hand; 50.0 60.0 70.0 (30 epochs, 8 iid views, 60,000 samples)"
     assert found == [
-        ["mnist-eps1", "fid", "23.4; 83.8 87.0 93.4", about, "1,000", "0.50 + 0.25", "", ""]
+        ["mnist-eps1", "fid", "23.4; 83.8 87.0 93.4", about, "1,000", "0.50 + 0.25", "", "", ""]
     ]
     on_two_cores = reproduce.section([line(device="A CPU", fid=3.21)], {})
     (found,) = cells(on_two_cores, "mnist-eps1", "fid")
     assert found[3].startswith("3.21; ")
-    assert found[5:] == ["", "", "0.50 + 0.25 (A CPU)"]
+    assert found[5:] == ["", "", "", "0.50 + 0.25 (A CPU)"]
 
 
 def test_a_row_that_was_not_run_has_hours_where_a_speed_is_known():
     known = {"NVIDIA H200": reproduce.Speed(100_000.0, 1_000_000.0)}
     (found,) = cells(reproduce.section([], known), "mnist-eps10", "accuracy")
     passes = 4394 * 4096 * 32
-    assert found[3:] == ["not run", f"{passes:,}", "2 + 0", "not measured", "not measured"]
+    assert found[3:] == ["not run", f"{passes:,}", "1.6 + 0.0", *["not measured"] * 3]
     assert passes / 100_000 / 3600 == pytest.approx(1.6, abs=0.01)
 
 

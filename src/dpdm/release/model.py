@@ -288,7 +288,9 @@ def load(path: str | Path) -> Model:
     image = description["image"]
     image_shape = (image["channels"], image["height"], image["width"])
     classes = tuple(description["classes"])
-    tensors, _ = load_weights(folder / "model.safetensors")
+    stored, _ = load_weights(folder / "model.safetensors")
+    # A release may be stored in half of the bits; it computes in float32 all the same.
+    tensors = {n: t.float() if t.dtype == torch.float16 else t for n, t in stored.items()}
     prior = {name[6:]: value for name, value in tensors.items() if name.startswith("prior.")}
     mixture = Mixture.from_tensors(prior, image_shape) if prior else None
     denoiser = build_denoiser(config, image_shape, len(classes), mixture)

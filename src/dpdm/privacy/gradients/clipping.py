@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from dpdm.errors import RequestError
-from dpdm.kernels import weighted_sum
 
 Array = npt.NDArray[np.float64]
 
@@ -178,8 +177,6 @@ def _weighted_sum(gradient: PerUnit, factors: Tensor, dropped: Tensor | None) ->
             total += left.flatten(0, 1).T @ weighted.flatten(0, 1)
         return total
     rows = _rows(gradient)
-    if weighted_sum.usable(rows):
-        return weighted_sum.weighted_sum(rows, factors).view(gradient.shape[1:])
     if dropped is not None:  # zero times NaN is NaN
         rows = rows.masked_fill(dropped.unsqueeze(1), 0.0)
     return torch.cat([torch.mv(part.double().t(), factors) for part in _columns(rows)]).view(
