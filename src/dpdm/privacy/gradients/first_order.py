@@ -23,8 +23,6 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     def checked(ctx: Any, *gradients: Any) -> Any:
         if torch.is_grad_enabled():
             raise NoRule((), "a loss that differentiates gradients (create_graph=True)")
-        # An interceptor may still be active, and would be asked about every call in here.
-        with torch._C.DisableTorchFunction():
-            return backward(ctx, *gradients)
+        return backward(ctx, *gradients)
 
     return checked
