@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
@@ -161,19 +160,16 @@ def measure(config: Config, case: str, device: str, share: float) -> tuple[list[
         folder = within.enter_context(tempfile.TemporaryDirectory())
         within.enter_context(_fewer_units(share))
         within.enter_context(patch("dpdm.training.trainer.usable_lanes", return_value=1))
-        within.enter_context(patch("dpdm.privacy.mechanisms.ThreadPoolExecutor", _InTurn))
+        within.enter_context(patch("dpdm.privacy.mechanisms.DrawnBeside", _drawn_later))
         within.enter_context(clock.wrapped())
         train(standin(PROBLEMS[case]), config, Path(folder) / "run", device=device, callback=told)
     return [step for step in steps[1:] if step.units], clock.microbatch
 
 
-class _InTurn(ThreadPoolExecutor):
-    """Does at once what is submitted, so that its time is not another phase's too."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
-        done = Future[Any]()
-        done.set_result(function(*args, **named))
-        return done
+def _drawn_later(source: NoiseSource, *_: Any, **__: Any) -> NoiseSource:
+    """In place of a draw beside the gradients: when it is asked for, so that its time is not theirs
+    too."""
+    return source
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from scipy.stats import kstest
 
-from dpdm.privacy.noise import NoiseSource, SystemNoise
+from dpdm.privacy.noise import DrawnBeside, NoiseSource, SystemNoise
 from dpdm.training.seeded_noise import SeededNoise
 
 SOURCES = [SystemNoise(), SeededNoise(1234)]
@@ -189,3 +189,19 @@ def test_the_values_that_one_draw_cannot_take_do_not_show_through_a_sum_of_draws
 
     assert len(np.unique(OneWord(1).gaussian(4000, key=()).round(12))) <= 8
     assert len(np.unique(OneWord(4).gaussian(4000, key=()).round(12))) > 40
+
+
+def test_a_draw_made_beside_is_the_one_that_was_asked_for():
+    source = SeededNoise(7)
+    beside = DrawnBeside(source, 300_000, key=("noise", 1))
+    expected = source.gaussian(300_000, key=("noise", 1))
+    assert np.array_equal(beside.gaussian(300_000, key=("noise", 1)), expected)
+    other = source.gaussian(10, key=("noise", 2))
+    assert np.array_equal(beside.gaussian(10, key=("noise", 2)), other)
+
+
+def test_system_noise_of_many_parts_has_no_part_twice():
+    drawn = SystemNoise().gaussian(1_000_001, key=("noise",))
+    assert len(np.unique(drawn)) > 999_990
+    assert abs(drawn.mean()) < 0.006
+    assert abs(drawn.std() - 1.0) < 0.005

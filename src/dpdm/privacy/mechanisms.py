@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -24,7 +23,7 @@ import torch
 from dpdm.privacy.accounting import Event
 from dpdm.privacy.gradients import ClippedSum, clip_and_sum, clip_rows
 from dpdm.privacy.ledger import Ledger
-from dpdm.privacy.noise import NoiseSource
+from dpdm.privacy.noise import DrawnBeside, NoiseSource
 from dpdm.privacy.units import (
     DOOR,
     Array,
@@ -236,36 +235,16 @@ class DpSgdStep:
         the names and shapes of the gradients. ``through`` is ``map``, or does several microbatches
         at a time; they are added up in order. The statistics beside it stay private.
         """
-        noise = session.spend(self, step)
-        with ThreadPoolExecutor(1) as beside:
-            normal = None
-            if noise:  # drawn while the gradients are computed
-                size = sum(parameter.numel() for parameter in parameters.values())
-                normal = beside.submit(noise.gaussian, size, key=(self.name, step))
-            max_norm = self.max_grad_norm if noise else math.inf
-            how = (session, step, through, max_norm)
-            total, seen = self._sum(units, unit_gradients, parameters, *how)
-            if normal is not None:
-                self._add_noise(total, normal.result())
-        mean = {name: (value / self.expected_units).float() for name, value in total.items()}
-        return session.publish(self, step, mean), seen
-
-    def _sum(
-        self,
-        units: PrivateUnits,
-        unit_gradients: UnitGradients,
-        parameters: Gradients,
-        session: Session,
-        step: int,
-        through: Through,
-        max_norm: float,
-    ) -> tuple[Gradients, PrivateStepStatistics]:
-        """The sum of the sampled units' clipped gradients, without noise: private."""
+        noise: NoiseSource | DrawnBeside | None = session.spend(self, step)
+        if isinstance(noise, NoiseSource):
+            size = sum(parameter.numel() for parameter in parameters.values())
+            noise = DrawnBeside(noise, size, key=(self.name, step))
         count, rate = units._count(DOOR), self.sample_rate
         chosen = np.flatnonzero(
             session.noise.poisson_mask(count, rate, key=(f"sample of {self.name}", step))
         )
         total = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in parameters.items()}
+        max_norm = self.max_grad_norm if noise else math.inf
 
         def clipped(start: int) -> tuple[torch.Tensor, ClippedSum]:
             part = chosen[start : start + self.microbatch]
@@ -285,14 +264,17 @@ class DpSgdStep:
             loss += float(losses.nan_to_num(0.0, 0.0, 0.0).sum())
             beyond += float((result.norms > max_norm).sum())
             nonfinite += int(result.nonfinite.sum())
+        if noise:
+            self._add_noise(total, noise, step)
+        mean = {name: (value / self.expected_units).float() for name, value in total.items()}
         sampled = max(len(chosen), 1)
-        statistics = (len(chosen), loss / sampled, beyond / sampled, nonfinite)
-        return total, PrivateStepStatistics(*statistics)
+        seen = PrivateStepStatistics(len(chosen), loss / sampled, beyond / sampled, nonfinite)
+        return session.publish(self, step, mean), seen
 
-    def _add_noise(self, total: Gradients, normal: Array) -> None:
-        """Standard normal numbers for all entries, scaled and added in place."""
+    def _add_noise(self, total: Gradients, noise: NoiseSource | DrawnBeside, step: int) -> None:
         sizes = [value.numel() for value in total.values()]
-        normal *= self.noise_multiplier * self.max_grad_norm
-        moved = torch.from_numpy(normal).to(next(iter(total.values())).device)
+        flat = noise.gaussian(sum(sizes), key=(self.name, step))
+        flat *= self.noise_multiplier * self.max_grad_norm
+        moved = torch.from_numpy(flat).to(next(iter(total.values())).device)
         for value, part in zip(total.values(), torch.split(moved, sizes), strict=True):
             value += part.view(value.shape)

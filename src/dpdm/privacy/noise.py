@@ -105,6 +105,25 @@ class SystemNoise(NoiseSource):
             list(pool.map(fill, parts))
 
 
+class DrawnBeside:
+    """Normals of a source, drawn by a thread of its own while other work is done.
+
+    ``gaussian`` gives the draw that was begun; asked for another, it asks the source.
+    """
+
+    def __init__(self, source: NoiseSource, size: int, *, key: Key) -> None:
+        self._source, self._begun = source, (size, key)
+        pool = ThreadPoolExecutor(1)
+        self._drawn = pool.submit(source.gaussian, size, key=key)
+        pool.shutdown(wait=False)
+
+    def gaussian(self, size: int, *, key: Key) -> NDArray[np.float64]:
+        """Independent standard normals, float64 (size,)."""
+        if (size, key) == self._begun:
+            return self._drawn.result()
+        return self._source.gaussian(size, key=key)
+
+
 def _top_bits(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return words >> np.uint64(64 - _UNIFORM_BITS)
 

@@ -46,7 +46,7 @@ from dpdm.privacy.gradients import (
     verification,
 )
 from dpdm.promise.attack import privacy_curve, true_positive_rate
-from dpdm.training import loop, make_plan, run
+from dpdm.training import differentiation, loop, make_plan, run
 from dpdm.training.checkpoint import TrainingState
 from dpdm.training.lanes import Lanes
 from dpdm.training.prior import features, releases
@@ -421,7 +421,7 @@ def test_5_undone_views_that_count_as_units_are_seen(monkeypatch):
         count = len(next(iter(gradients.values()))) // len(weights)
         return clip_and_sum(gradients, max_norm, weights.repeat_interleave(count))
 
-    monkeypatch.setattr(loop, "per_unit_gradients", each_view)
+    monkeypatch.setattr(differentiation, "per_unit_gradients", each_view)
     monkeypatch.setattr(mechanisms, "clip_and_sum", clip_views)
     assert attack_5_views() > 1.2
 
