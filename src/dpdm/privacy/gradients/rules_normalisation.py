@@ -30,11 +30,15 @@ class _GroupNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, groups: int, weights: Tensor | None, biases: Tensor | None, eps: float
     ) -> Tensor:
-        x = x.contiguous()
-        n, c, positions = len(x), x.shape[1], x.shape[2:].numel()
         weight = None if weights is None else weights[0]
         bias = None if biases is None else biases[0]
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, positions, groups, eps)
+        ctx.by_kernel = group_norm.usable(x, groups)
+        if ctx.by_kernel:
+            y, mean, rstd = group_norm.group_norm_forward(x, groups, weight, bias, eps)
+        else:
+            x = x.contiguous()
+            n, c, positions = len(x), x.shape[1], x.shape[2:].numel()
+            y, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, positions, groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         copies = weights if weights is not None else biases
         ctx.units = 1 if copies is None else len(copies)
@@ -45,52 +49,28 @@ class _GroupNorm(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
         needs_x, _, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        n, c, positions = len(x), x.shape[1], x.shape[2:].numel()
-        dx, dw, db = torch.ops.aten.native_group_norm_backward(
-            g.contiguous().view(1, n * c, positions),
-            x.view(1, n * c, positions),
-            mean.view(1, -1),
-            rstd.view(1, -1),
-            None if weight is None else weight.repeat(n),
-            1,
-            n * c,
-            positions,
-            mean.numel(),
-            [needs_x, needs_weight, needs_bias],
-        )
+        c = x.shape[1]
+        if ctx.by_kernel:
+            dx, dw, db = group_norm.group_norm_backward(g, x, mean, rstd, weight)
+        else:
+            n, positions = len(x), x.shape[2:].numel()
+            dx, dw, db = torch.ops.aten.native_group_norm_backward(
+                g.contiguous().view(1, n * c, positions),
+                x.view(1, n * c, positions),
+                mean.view(1, -1),
+                rstd.view(1, -1),
+                None if weight is None else weight.repeat(n),
+                1,
+                n * c,
+                positions,
+                mean.numel(),
+                [needs_x, needs_weight, needs_bias],
+            )
         return (
             dx.view_as(x) if needs_x else None,
             None,
             _by_unit(dw, ctx.units, c) if needs_weight else None,
             _by_unit(db, ctx.units, c) if needs_bias else None,
-            None,
-        )
-
-
-class _ChannelsLastGroupNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, groups: int, weights: Tensor | None, biases: Tensor | None, eps: float
-    ) -> Tensor:
-        weight = None if weights is None else weights[0]
-        bias = None if biases is None else biases[0]
-        y, mean, rstd = group_norm.group_norm_forward(x, groups, weight, bias, eps)
-        ctx.save_for_backward(x, weight, mean, rstd)
-        copies = weights if weights is not None else biases
-        ctx.units = 1 if copies is None else len(copies)
-        return y
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, rstd = ctx.saved_tensors
-        dx, dw, db = group_norm.group_norm_backward(g, x, mean, rstd, weight)
-        _, _, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        return (
-            dx,
-            None,
-            _by_unit(dw, ctx.units, x.shape[1]) if needs_weight else None,
-            _by_unit(db, ctx.units, x.shape[1]) if needs_bias else None,
             None,
         )
 
@@ -109,10 +89,11 @@ def _group_norm(
 ) -> Any:
     if copies.dimension(input.shape[:1]) != 0 or copies.tracks(input):
         return NotImplemented
-    parameters = _copies(copies, weight), _copies(copies, bias)
-    if group_norm.usable(input, num_groups):
-        return _ChannelsLastGroupNorm.apply(input, num_groups, *parameters, eps)  # type: ignore[no-untyped-call]
-    return _GroupNorm.apply(_as_full_precision(input), num_groups, *parameters, eps)  # type: ignore[no-untyped-call]
+    if not group_norm.usable(input, num_groups):
+        input = _as_full_precision(input)
+    return _GroupNorm.apply(  # type: ignore[no-untyped-call]
+        input, num_groups, _copies(copies, weight), _copies(copies, bias), eps
+    )
 
 
 class _LayerNorm(torch.autograd.Function):

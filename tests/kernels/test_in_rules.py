@@ -1,0 +1,59 @@
+"""The rules give the same per-unit gradients with kernels as without."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dpdm.kernels import convolution, group_norm
+from dpdm.privacy.gradients import per_unit_gradients
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+UNITS, VIEWS = 3, 2
+
+
+@pytest.fixture
+def kernels_are_used(monkeypatch):
+    """Counts how often; on a CPU they are used by the interpreter."""
+    used = []
+
+    def counting(function):
+        def counted(*arguments):
+            used.append(function.__name__)
+            return function(*arguments)
+
+        return counted
+
+    for module, names in (
+        (convolution, ["weight_gradient"]),
+        (group_norm, ["group_norm_forward", "group_norm_backward"]),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, counting(getattr(module, name)))
+        monkeypatch.setattr(module, "usable", lambda *_: True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return used
+
+
+def test_gradients_are_those_without_kernels(kernels_are_used, monkeypatch):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.SiLU(), nn.Conv2d(16, 4, 1)]
+    module = nn.Sequential(*layers, nn.Flatten())
+    module = module.to(DEVICE, memory_format=torch.channels_last)
+    x = torch.randn(UNITS * VIEWS, 2, 5, 5, device=DEVICE)
+
+    def loss(module, x):
+        return module(x).square().mean(1)
+
+    losses, found = per_unit_gradients(module, loss, (x,), views=VIEWS)
+    assert set(kernels_are_used) == {
+        "weight_gradient",
+        "group_norm_forward",
+        "group_norm_backward",
+    }
+    for rules in (convolution, group_norm):
+        monkeypatch.setattr(rules, "usable", lambda *_: False)
+    expected = per_unit_gradients(module, loss, (x,), views=VIEWS)
+    torch.testing.assert_close(losses, expected[0])
+    torch.testing.assert_close(found, expected[1], rtol=1e-4, atol=1e-6)
