@@ -10,25 +10,17 @@ a program sums one unit's products alone, in a fixed order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-_PRECISIONS = (torch.bfloat16, torch.float16, torch.float32)
+from dpdm.kernels.launching import PRECISIONS, device_of, triton_is_there
+
 _PLACES = {(64, 64): (32, 4), (32, 32): (128, 2)}
 """Places summed over at a time and stages of loads in flight, by channels in and out of a program:
 the fastest of those tried on an H100 in bfloat16 (512 units of 8 rows, 28x28 and 7x7)."""
 _MOST_ENTRIES = 2**31
 """Of a unit's images, which the kernel counts in 32 bits."""
-
-
-@cache
-def triton_is_there() -> bool:
-    """Whether Triton is installed; torch brings it along where it is built for CUDA."""
-    return find_spec("triton") is not None
 
 
 def usable(x: Tensor, g: Tensor, kernel: Sequence[int], groups: int, units: int) -> bool:
@@ -37,7 +29,7 @@ def usable(x: Tensor, g: Tensor, kernel: Sequence[int], groups: int, units: int)
         x.is_cuda
         and len(kernel) == 2
         and groups == 1
-        and x.dtype in _PRECISIONS
+        and x.dtype in PRECISIONS
         and g.dtype == x.dtype
         and max(x.numel(), g.numel()) // units < _MOST_ENTRIES
         and triton_is_there()
@@ -76,7 +68,7 @@ def weight_gradient(
         -(-channels_in // block_in),
         -(-channels_out // block_out),
     )
-    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+    with device_of(x):
         weight_gradient_kernel[grid](
             x_last,
             g_last,

@@ -7,14 +7,11 @@ depend on that row alone.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 
-from dpdm.kernels.convolution import triton_is_there
+from dpdm.kernels.launching import PRECISIONS, device_of, triton_is_there
 
-_PRECISIONS = (torch.bfloat16, torch.float16, torch.float32)
 _MOST_CHANNELS = 1024
 _MOST_ENTRIES = 2**31
 """Of one row, within which the kernels count in 32 bits."""
@@ -24,7 +21,7 @@ _LARGE_ROW = 2**14
 
 def usable(x: Tensor, groups: int) -> bool:
     """Whether the kernels take x: channels-last maps on a GPU, with 2^k channels a group."""
-    if x.ndim != 4 or x.dtype not in _PRECISIONS:
+    if x.ndim != 4 or x.dtype not in PRECISIONS:
         return False
     channels, positions = x.shape[1], x.shape[2] * x.shape[3]
     per_group = channels // groups
@@ -56,7 +53,7 @@ def group_norm_forward(
     y = torch.empty_like(x, memory_format=torch.channels_last)
     mean = x.new_empty((rows, groups), dtype=torch.float32)
     rstd = torch.empty_like(mean)
-    with _device_of(x):
+    with device_of(x):
         group_norm_forward_kernel[(rows,)](
             x,
             None if weight is None else weight.contiguous(),
@@ -91,7 +88,7 @@ def group_norm_backward(
     dx = torch.empty_like(x, memory_format=torch.channels_last)
     dw_rows = x.new_empty((rows, channels), dtype=torch.float32)
     db_rows = torch.empty_like(dw_rows)
-    with _device_of(x):
+    with device_of(x):
         group_norm_backward_kernel[(rows,)](
             g.contiguous(memory_format=torch.channels_last),
             x,
@@ -119,8 +116,3 @@ def _launch(channels: int, positions: int) -> dict[str, int]:
     warps = 16 if channels * positions > _LARGE_ROW else 8
     block_c = 1 << (channels - 1).bit_length()
     return {"BLOCK_P": 16 * 32 * warps // block_c, "BLOCK_C": block_c, "num_warps": warps}
-
-
-def _device_of(x: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device, wherever its arguments are."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

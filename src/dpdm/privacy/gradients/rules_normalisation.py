@@ -28,12 +28,18 @@ if TYPE_CHECKING:
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, groups: int, weights: Tensor | None, biases: Tensor | None, eps: float
+        ctx: Any,
+        x: Tensor,
+        groups: int,
+        weights: Tensor | None,
+        biases: Tensor | None,
+        eps: float,
+        by_kernel: bool,
     ) -> Tensor:
         weight = None if weights is None else weights[0]
         bias = None if biases is None else biases[0]
-        ctx.by_kernel = group_norm.usable(x, groups)
-        if ctx.by_kernel:
+        ctx.by_kernel = by_kernel
+        if by_kernel:
             y, mean, rstd = group_norm.group_norm_forward(x, groups, weight, bias, eps)
         else:
             x = x.contiguous()
@@ -48,7 +54,7 @@ class _GroupNorm(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
-        needs_x, _, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        needs_x, _, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
         c = x.shape[1]
         if ctx.by_kernel:
             dx, dw, db = group_norm.group_norm_backward(g, x, mean, rstd, weight)
@@ -72,6 +78,7 @@ class _GroupNorm(torch.autograd.Function):
             _by_unit(dw, ctx.units, c) if needs_weight else None,
             _by_unit(db, ctx.units, c) if needs_bias else None,
             None,
+            None,
         )
 
 
@@ -89,10 +96,14 @@ def _group_norm(
 ) -> Any:
     if copies.dimension(input.shape[:1]) != 0 or copies.tracks(input):
         return NotImplemented
-    if not group_norm.usable(input, num_groups):
-        input = _as_full_precision(input)
+    by_kernel = group_norm.usable(input, num_groups)
     return _GroupNorm.apply(  # type: ignore[no-untyped-call]
-        input, num_groups, _copies(copies, weight), _copies(copies, bias), eps
+        input if by_kernel else _as_full_precision(input),
+        num_groups,
+        _copies(copies, weight),
+        _copies(copies, bias),
+        eps,
+        by_kernel,
     )
 
 
