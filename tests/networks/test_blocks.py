@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from dpdm.networks.blocks import (
     NoiseEmbedding,
     ResidualBlock,
     SelfAttention,
+    attention,
     channels_innermost,
     group_norm,
     initialise,
@@ -82,19 +84,40 @@ def test_residual_block_has_a_shortcut_layer_only_where_the_shape_changes() -> N
 
 
 def test_attention_starts_as_the_identity() -> None:
-    attention = SelfAttention(8)
-    attention.reset_parameters(torch.Generator().manual_seed(0))
+    layer = SelfAttention(8)
+    layer.reset_parameters(torch.Generator().manual_seed(0))
     x = torch.randn(2, 8, 3, 5)
-    torch.testing.assert_close(attention(x), x / math.sqrt(2))
+    torch.testing.assert_close(layer(x), x / math.sqrt(2))
+
+
+@pytest.mark.parametrize("tokens", [49, 600])
+def test_attention_and_its_gradient_in_bfloat16(tokens: int) -> None:
+    """With a gradient to take it goes another way on a CPU; both are as near as bfloat16 allows."""
+    generator = torch.Generator().manual_seed(0)
+    exact = [torch.randn(3, tokens, 8, generator=generator).double() for _ in range(3)]
+    low = [x.bfloat16() for x in exact]
+
+    def gradients(inputs: list[Tensor]) -> tuple[Tensor, ...]:
+        own = [x.detach().requires_grad_() for x in inputs]
+        found = attention(*own)
+        return found, *torch.autograd.grad(found.square().sum(), own)
+
+    expected = gradients([x.double() for x in low])
+    with torch.no_grad():
+        unrecorded = attention(*low)
+    for found, right in zip((unrecorded, *gradients(low)), (expected[0], *expected), strict=True):
+        assert found.dtype == torch.bfloat16
+        error = (found.double() - right).detach()
+        assert error.norm() < 0.02 * right.detach().norm()
 
 
 def test_attention_commutes_with_permuting_pixels() -> None:
-    attention = SelfAttention(8).double()
+    layer = SelfAttention(8).double()
     x = torch.randn(2, 8, 3, 5, dtype=torch.float64)
     order = torch.randperm(15)
     shuffled = x.flatten(2)[:, :, order].reshape(x.shape)
-    expected = attention(x).flatten(2)[:, :, order].reshape(x.shape)
-    torch.testing.assert_close(attention(shuffled), expected)
+    expected = layer(x).flatten(2)[:, :, order].reshape(x.shape)
+    torch.testing.assert_close(layer(shuffled), expected)
 
 
 def test_initial_variance_is_glorots_for_each_part() -> None:

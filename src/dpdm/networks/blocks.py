@@ -21,6 +21,9 @@ Resample = Literal["down", "up"]
 
 _RESCALE = math.sqrt(0.5)
 
+# Pixels up to which attention in bfloat16 is differentiated through its matrix products on a CPU.
+_FEW_TOKENS = 512
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation with min(channels / 4, 32) groups and epsilon 1e-6.
@@ -146,6 +149,19 @@ class ResidualBlock(nn.Module):
         return self.shortcut(resampled(x, self.resample))  # type: ignore[no-any-return]
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(C)) v of (N, tokens, C) each.
+
+    torch's own, except where a CPU differentiates it in bfloat16: torch 2.13 takes 200 ms for 1,120
+    maps of 49 tokens and 32 channels there, and 33 ms for these products (one core).
+    """
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    if slow and q.shape[1] <= _FEW_TOKENS:
+        return (q / math.sqrt(q.shape[-1]) @ k.mT).softmax(-1) @ v
+    q, k, v = (x.unsqueeze(1) for x in (q, k, v))  # one head
+    return F.scaled_dot_product_attention(q, k, v).squeeze(1)
+
+
 class SelfAttention(nn.Module):
     """Single-head self-attention over the pixels of each image, in a rescaled residual.
 
@@ -165,8 +181,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = normalised(self.norm, x).flatten(2).transpose(1, 2)  # (N, H W, C)
-        q, k, v = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)  # (N, 1 head, H W, C) each
-        tokens = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        tokens = attention(*self.qkv(tokens).chunk(3, dim=-1))
         return rescaled_sum(x, self.project(tokens).transpose(1, 2).reshape(x.shape))
 
 

@@ -42,6 +42,25 @@ def test_the_sum_is_that_of_a_loop_over_units():
     }
 
 
+def test_gradients_of_many_tiles_are_those_of_a_loop_over_units():
+    """More units and entries than are converted at a time, rows apart in memory, one not finite."""
+    wide = torch.randn(11, 40_000, generator=torch.Generator().manual_seed(0))
+    tall = torch.randn(1000, 2, 150, generator=torch.Generator().manual_seed(1))[:, 1]
+    wide[7, 33_333] = math.nan
+    tall[990, 149] = math.inf
+    for gradient, bad in ((wide, 7), (tall, 990)):
+        exact = gradient.double()
+        norms = exact.norm(dim=1)
+        exact[bad] = 0.0
+        factors = (MAX_NORM / norms).clamp(max=1.0).nan_to_num()
+        found = clip_and_sum({"a": gradient}, MAX_NORM)
+        expected = (exact * factors[:, None]).sum(0)
+        torch.testing.assert_close(found.sums["a"], expected, rtol=3e-6, atol=1e-6)
+        assert torch.equal(found.nonfinite.nonzero().flatten(), torch.tensor([bad]))
+        others = found.norms.isfinite()
+        torch.testing.assert_close(found.norms[others], norms[others], rtol=1e-12, atol=0)
+
+
 def test_norms_are_over_all_parameters_together():
     gradients = {"a": torch.tensor([[3.0], [0.0]]), "b": torch.tensor([4.0, 2.0])}
     assert torch.equal(per_unit_norms(gradients), torch.tensor([5.0, 2.0], dtype=torch.float64))

@@ -24,10 +24,14 @@ Array = npt.NDArray[np.float64]
 MARGIN = 1e-6
 """How far below the bound, relative, a clipped norm aims."""
 
-# Entries that are converted to float64 at a time. On a CPU they stay in the cache (2 to 3 times as
-# fast); on a GPU calls are few and large.
+# Entries that are converted to float64 at a time, as a tile of units and entries of each. On a CPU
+# they stay in the cache, and many of a unit's lie together: 560 units of 198,000 entries take 0.2 s
+# (one core), and 0.5 s as few entries of all units at a time. On a GPU calls are few and large.
+_TILE = 2**16
+_TILE_ENTRIES = 2**14
+_CUDA_TILE = 2**26
+# Entries of the left factor that are converted at a time.
 _CHUNK = 2**19
-_CUDA_CHUNK = 2**26
 
 
 class OuterProducts(NamedTuple):
@@ -72,10 +76,7 @@ def per_unit_norms(gradients: Mapping[str, PerUnit]) -> Tensor:
         if isinstance(gradient, OuterProducts):
             parts.append(_outer_norms(gradient))
             continue
-        rows = _rows(gradient)
-        parts += [
-            torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in _columns(rows)
-        ]
+        parts.append(_norms(gradient))
     norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return norms
 
@@ -146,6 +147,17 @@ def clip_rows(vectors: Array, max_norm: float) -> Array:
     return clipped
 
 
+def _norms(gradient: Tensor) -> Tensor:
+    """(U,) norms of one parameter's, in float64."""
+    strips = _strips(gradient)
+    columns = gradient.new_empty((len(strips), len(gradient)), dtype=torch.float64)
+    for column, strip in zip(columns, strips, strict=True):
+        for tile, some in _tiles(strip):
+            column[some] = torch.linalg.vector_norm(tile, dim=1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(columns, dim=0)
+    return norms
+
+
 def _outer_norms(gradient: OuterProducts) -> Tensor:
     """(U,) norms: |sum_m l_m r_m^T|^2 = sum_mn (l_m . l_n) (r_m . r_n), in float64."""
     norms = list[Tensor]()
@@ -176,20 +188,28 @@ def _weighted_sum(gradient: PerUnit, factors: Tensor, dropped: Tensor | None) ->
             weighted = right * factors[some].view(-1, 1, 1)
             total += left.flatten(0, 1).T @ weighted.flatten(0, 1)
         return total
-    rows = _rows(gradient)
-    if dropped is not None:  # zero times NaN is NaN
-        rows = rows.masked_fill(dropped.unsqueeze(1), 0.0)
-    return torch.cat([torch.mv(part.double().t(), factors) for part in _columns(rows)]).view(
-        gradient.shape[1:]
-    )
+    sums = []
+    for strip in _strips(gradient):
+        total = factors.new_zeros(strip.shape[1])
+        for tile, some in _tiles(strip):
+            if dropped is not None:  # zero times NaN is NaN
+                tile = tile.masked_fill(dropped[some].unsqueeze(1), 0.0)
+            total.addmv_(tile.double().t(), factors[some])
+        sums.append(total)
+    return torch.cat(sums).view(gradient.shape[1:])
 
 
-def _columns(rows: Tensor) -> tuple[Tensor, ...]:
-    """(U, entries), some entries at a time."""
-    chunk = _CUDA_CHUNK if rows.is_cuda else _CHUNK
-    return torch.split(rows, max(1, chunk // len(rows)), dim=1)
+def _strips(gradient: Tensor) -> tuple[Tensor, ...]:
+    """(U, *shape) -> (U, entries), as many entries at a time as a tile is wide."""
+    rows = gradient.reshape(len(gradient), -1)  # one entry for a parameter that is a number
+    wide = max(1, _CUDA_TILE // len(rows)) if rows.is_cuda else _TILE_ENTRIES
+    return torch.split(rows, wide, dim=1)
 
 
-def _rows(gradient: Tensor) -> Tensor:
-    """(U, *shape) -> (U, entries), one entry for a parameter that is a number."""
-    return gradient.reshape(len(gradient), -1)
+def _tiles(strip: Tensor) -> Iterator[tuple[Tensor, slice]]:
+    """Some units of (U, entries) at a time, and which they are; on a GPU all of them."""
+    units, entries = strip.shape
+    tall = units if strip.is_cuda else max(1, _TILE // max(1, entries))
+    for start in range(0, units, tall):
+        some = slice(start, start + tall)
+        yield strip[some], some

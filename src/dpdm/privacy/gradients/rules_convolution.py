@@ -108,7 +108,8 @@ def _weight_gradient(
     fitting = 1 if own_call else _CACHE_BYTES * units // (x.nbytes + g.nbytes)
     at_once = _equal_calls(units, fitting)
     if at_once == units:
-        return _units_as_groups(g, x, weights, options, needs_bias)
+        dw, db = _units_as_groups(g, x, weights, options, needs_bias)
+        return dw.to(weights.dtype), None if db is None else db.to(weights.dtype)
     dw = weights.new_empty(weights.shape)
     db = weights.new_empty(units, g.shape[1]) if needs_bias else None
     for start in range(0, units, at_once):
@@ -177,8 +178,7 @@ def _units_as_groups(
         (False, True, needs_bias),
     )
     assert dw is not None
-    dw = dw.reshape(weights.shape).to(weights.dtype)
-    return dw, None if db is None else db.view(units, -1).to(weights.dtype)
+    return dw.reshape(weights.shape), None if db is None else db.view(units, -1)
 
 
 def _folded(x: Tensor, units: int) -> Tensor:
