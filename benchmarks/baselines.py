@@ -22,7 +22,7 @@ from typing import Any
 
 import recipes
 import torch
-from common import ROOT, append_line, lines_so_far, machine, read_lines, write_between
+from common import ROOT, append_line, lines_so_far, machine, read_lines, run_command, write_between
 from common import table as markdown
 
 from dpdm import load_config, open_dataset, pipeline
@@ -198,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

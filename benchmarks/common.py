@@ -14,12 +14,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from dpdm.errors import DpdmError
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "performance.jsonl"
@@ -71,6 +73,19 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     made.add_argument("--json", type=Path, help="append result lines to this file")
     made.add_argument("--quick", action="store_true", help="a short run, to see that it works")
     return made
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """``main()``; a stop, or what its user can put right, ends it with a line, not a traceback.
+
+    For benchmarks whose command, given again, goes on where it was stopped.
+    """
+    try:
+        main()
+    except DpdmError as error:
+        stopped = str(error).replace("--resume goes on", "the same command goes on")
+        print(stopped if error.exit_status == 130 else f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
 
 
 def find_device(asked: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import recipes
 import torch
-from common import table
+from common import run_command, table
 from torch import Tensor
 
 from dpdm import pipeline
@@ -82,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

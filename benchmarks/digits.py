@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import median_and_range, read_lines, write_between
+from common import median_and_range, read_lines, run_command, write_between
 
 from dpdm import load_config, open_dataset, pipeline
 from dpdm.evaluation import png_bytes, sample_grid
@@ -138,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

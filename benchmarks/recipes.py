@@ -38,6 +38,7 @@ from common import (
     lines_so_far,
     machine,
     median_and_range,
+    run_command,
     write_between,
 )
 
@@ -379,4 +380,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

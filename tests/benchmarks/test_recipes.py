@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import recipes
+from common import run_command
 
 from dpdm import load_config
+from dpdm.errors import RequestError
+from dpdm.training import Interrupted
 
 
 def line(name: str, epsilon: str, cnn: float, seed: int = 0, stage: str = recipes.PRESET) -> dict:
@@ -83,3 +86,20 @@ def test_a_page_that_is_not_there_is_made(tmp_path: Path) -> None:
     recipes.document([line("fashion", "10", 0.8)], page)
     assert page.read_text("utf-8").startswith(recipes.BEGIN)
     assert "Fashion-MNIST" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (Interrupted("saved in runs/a: --resume goes on"), 130, "the same command goes on"),
+        (RequestError("no such data"), 2, "error: no such data"),
+    ],
+)
+def test_what_a_user_can_put_right_is_a_line(error, status, said, capsys) -> None:
+    def stopped() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(stopped)
+    assert ended.value.code == status
+    assert said in capsys.readouterr().err
