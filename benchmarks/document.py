@@ -49,9 +49,9 @@ its first step: interpreter, torch, network, inputs.
 - `vmap`: `torch.func.vmap` of `grad` of a unit's mean loss over units. `loop`: an ordinary gradient
   for each unit.
 - `kept`: the same in a process that keeps freed memory, as every `dpdm` command does; their ratios
-  are over `plain kept`, and on the Xeon they were measured after the other rows, where those had
-  filled the machine's memory at U=64. The other rows run as a Python program does of itself: glibc hands large
-  freed blocks back, and the kernel faults in and zeroes every page again in the next step.
+  are over `plain kept`. On the Xeon they were measured after the other rows, which at U=64 filled
+  the machine's memory together. The other rows run as a Python program does of itself: glibc hands
+  large freed blocks back, and the kernel faults in and zeroes every page again in the next step.
 """
 
 STEP = """
