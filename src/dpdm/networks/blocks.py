@@ -22,7 +22,7 @@ Resample = Literal["down", "up"]
 _RESCALE = math.sqrt(0.5)
 
 # Pixels up to which attention in bfloat16 is differentiated through its matrix products on a CPU.
-_FEW_TOKENS = 512
+_FEW_TOKENS = 256
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
