@@ -4,8 +4,8 @@
 
 Every row has a process of its own, so that its peak memory is its own. All processes of a case stay
 alive and take a step in turn, so that what else the machine does meets every row alike; those that
-keep freed memory (``kept``) come after the others. The rows
-are in ``gradient_rows.py``. A row that runs out of memory or is refused says so in its place.
+keep freed memory (``kept``) come after the others. The rows are in ``gradient_rows.py``. A row that
+runs out of memory or is refused says so in its place.
 """
 
 from __future__ import annotations

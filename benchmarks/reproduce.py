@@ -35,6 +35,7 @@ from common import (
     lines_so_far,
     machine,
     read_lines,
+    run_command,
     table,
     write_between,
 )
@@ -258,4 +259,4 @@ def reproduce(options: argparse.Namespace, lines: Sequence[Line]) -> list[Line]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,6 +1,6 @@
 """Runs every benchmark of speed and writes docs/performance.md from their results.
 
-    python benchmarks/run.py             # about 12 minutes on two cores
+    python benchmarks/run.py             # a quarter of an hour or more on two cores
     python benchmarks/run.py --quick     # about 4, into runs/benchmark-quick/
 
 Accuracy has a benchmark of its own: ``digits.py``.

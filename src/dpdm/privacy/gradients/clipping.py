@@ -71,12 +71,10 @@ def per_unit_norms(gradients: Mapping[str, PerUnit]) -> Tensor:
     """
     if not gradients:
         raise RequestError("there are no gradients to clip: no parameter requires one")
-    parts = list[Tensor]()
-    for gradient in gradients.values():
-        if isinstance(gradient, OuterProducts):
-            parts.append(_outer_norms(gradient))
-            continue
-        parts.append(_norms(gradient))
+    parts = [
+        _outer_norms(gradient) if isinstance(gradient, OuterProducts) else _norms(gradient)
+        for gradient in gradients.values()
+    ]
     norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return norms
 
