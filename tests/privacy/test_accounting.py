@@ -7,6 +7,7 @@ import logging
 import math
 
 import pytest
+from dp_accounting.rdp import rdp_privacy_accountant
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
@@ -192,14 +193,14 @@ def test_many_small_losses_get_bins_that_are_finer_than_each():
 
 @pytest.mark.parametrize("delta", [1e-5, 1e-12])
 def test_a_divergence_that_rounding_made_negative_claims_nothing(delta, monkeypatch):
-    class Rounded(accounting.RdpAccountant):
+    class Rounded(rdp_privacy_accountant.RdpAccountant):
         def get_epsilon(self, target_delta):
             return 0.0 if len(self._orders) > 1 else super().get_epsilon(target_delta)
 
     counted = [(poisson_sampled_gaussian(0.01, 1.0), 100)]
     honest = epsilon(counted, delta, "rdp")
     accounting._epsilon.cache_clear()
-    monkeypatch.setattr(accounting, "RdpAccountant", Rounded)
+    monkeypatch.setattr(rdp_privacy_accountant, "RdpAccountant", Rounded)
     claimed = epsilon(counted, delta, "rdp")
     accounting._epsilon.cache_clear()
     assert claimed >= honest > 0

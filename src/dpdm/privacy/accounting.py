@@ -12,13 +12,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
-
-import dp_accounting
-from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
-from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from dpdm.errors import RequestError
+
+if TYPE_CHECKING:  # the library takes a second to import, and most processes never account
+    import dp_accounting
+    from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 
 Accountant = Literal["pld", "rdp"]
 ACCOUNTANTS: tuple[Accountant, ...] = get_args(Accountant)
@@ -32,7 +32,6 @@ DISCRETIZATION = 1e-3
 MAXIMUM_NOISE = 1e5
 """A noise multiplier above this is accounted as this much."""
 
-_RELATION = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
 _LARGEST_ORDER = 1024
 _RDP_ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(11, 64), 128, 256, 512, _LARGEST_ORDER)
 _ROUGH_ORDERS = (2, 3, 4, 6, 8, 12, 16, 32, 64)
@@ -40,9 +39,6 @@ _TAIL = 1e-15  # where the PLD accountant truncates
 _COARSER_ABOVE = 100.0  # privacy loss above which bins of DISCRETIZATION would take gigabytes
 _FINEST_SHARE = 1e-5  # of the largest loss: finer bins do not show
 _FINER_BELOW, _FINEST = 0.1, 1e-6  # epsilon for which DISCRETIZATION is too coarse, finest bins
-
-# dp-accounting's remarks on the orders it tried are not for the user of a command.
-logging.getLogger("absl").addFilter(lambda record: "dp_accounting" not in record.pathname)
 
 
 @dataclass(frozen=True, order=True)
@@ -74,12 +70,21 @@ class Event:
 
     def to_dp_event(self) -> dp_accounting.DpEvent:
         """The event in ``dp-accounting``'s algebra."""
+        import dp_accounting
+
+        _silence_remarks()
         # Above MAXIMUM_NOISE the accountants lose their digits and may return zero; claiming less
         # noise than was drawn is safe.
         event = dp_accounting.GaussianDpEvent(min(self.noise_multiplier, MAXIMUM_NOISE))
         if self.sample_rate == 1:
             return event
         return dp_accounting.PoissonSampledDpEvent(self.sample_rate, event)
+
+
+@lru_cache(maxsize=1)
+def _silence_remarks() -> None:
+    """dp-accounting's on the orders it tried are not for the user of a command."""
+    logging.getLogger("absl").addFilter(lambda record: "dp_accounting" not in record.pathname)
 
 
 CountedEvent = tuple[Event, int]
@@ -100,6 +105,8 @@ def event_from_json(value: Mapping[str, Any]) -> Event:
 
 def compose(counted: Iterable[CountedEvent]) -> dp_accounting.DpEvent:
     """The ``dp-accounting`` event of all the given (event, count) pairs together."""
+    import dp_accounting
+
     parts = [dp_accounting.SelfComposedDpEvent(e.to_dp_event(), n) for e, n in canonical(counted)]
     return dp_accounting.ComposedDpEvent(parts)
 
@@ -165,7 +172,11 @@ def _epsilon(
 @lru_cache(maxsize=4)
 def privacy_losses(counted: tuple[CountedEvent, ...], bins: float) -> PLDAccountant:
     """The composed privacy loss of canonical pairs, rounded up to bins of the given width."""
-    return PLDAccountant(_RELATION, value_discretization_interval=bins).compose(compose(counted))
+    from dp_accounting import NeighboringRelation
+    from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+
+    relation = NeighboringRelation.ADD_OR_REMOVE_ONE
+    return PLDAccountant(relation, value_discretization_interval=bins).compose(compose(counted))
 
 
 def bins_for(counted: tuple[CountedEvent, ...], widest: float, share: float) -> float:
@@ -188,12 +199,16 @@ def bins_for(counted: tuple[CountedEvent, ...], widest: float, share: float) -> 
 def _rdp_epsilon(
     event: dp_accounting.DpEvent, delta: float, orders: Sequence[float] = _RDP_ORDERS
 ) -> float:
-    value = float(RdpAccountant(list(orders), _RELATION).compose(event).get_epsilon(delta))
+    from dp_accounting import NeighboringRelation
+    from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
+
+    relation = NeighboringRelation.ADD_OR_REMOVE_ONE
+    value = float(RdpAccountant(list(orders), relation).compose(event).get_epsilon(delta))
     if value == 0:
         # Divergences that rounding made negative count as zero there. Claimed is what the largest
         # order proves, at least of a divergence of zero (Canonne et al. 2020, Proposition 12).
         order = _LARGEST_ORDER
         least = math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
-        alone = RdpAccountant([order], _RELATION).compose(event).get_epsilon(delta)
+        alone = RdpAccountant([order], relation).compose(event).get_epsilon(delta)
         value = max(float(alone), least, 0.0)
     return math.inf if math.isnan(value) else value

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import lru_cache
 
-from scipy.optimize import brentq
-
 from dpdm.errors import RequestError
 from dpdm.privacy.accounting import (
     DISCRETIZATION,
@@ -104,6 +102,8 @@ def steps_within(
 
     0 where even one is too many. ``at_most`` bounds the answer (and ``MAXIMUM_STEPS`` in any case).
     """
+    from scipy.optimize import brentq  # slow to import, and a sampled release has nothing to plan
+
     _check_epsilon(epsilon)
     fixed = canonical(others)
 
@@ -242,6 +242,7 @@ def _root_within(
 
     What is spent falls from low to high where that rounds up, and grows where it rounds down.
     """
+    from scipy.optimize import brentq
 
     def excess(logarithm: float) -> float:
         return min(spent(math.exp(logarithm)), 1e6 * target) - target

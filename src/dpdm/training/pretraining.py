@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -208,6 +207,8 @@ def _public_prior(
             for some in torch.split(torch.from_numpy(images), _AT_A_TIME)
         ]
     ).flatten(1)
+    from sklearn.cluster import MiniBatchKMeans  # takes a second, and most trainings do not need it
+
     classes = max(1, min(_CLUSTERS, count // _IMAGES_A_CLUSTER))
     search = MiniBatchKMeans(classes, n_init=1, random_state=seed)
     labels = search.fit_predict(coarse.numpy()).astype(np.int64)
