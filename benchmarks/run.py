@@ -15,7 +15,7 @@ from pathlib import Path
 import document
 from common import RESULTS, ROOT, parser
 
-SCRIPTS = ("per_unit_gradients.py", "training_step.py", "sampling.py")
+SCRIPTS = ("per_unit_gradients.py", "training_step.py", "side_by_side.py", "sampling.py")
 
 
 def main() -> None:

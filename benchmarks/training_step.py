@@ -55,7 +55,7 @@ PHASES = (
     Phase("ledger", ("dpdm.privacy.mechanisms:Session.spend",), False),
     Phase("Poisson draw", ("dpdm.privacy.noise:NoiseSource.poisson_mask",), False),
     Phase("gather", ("dpdm.privacy.units:PrivateUnits._gradients",), True),
-    Phase("views", ("dpdm.training.loop:_views",), True),
+    Phase("views", ("dpdm.training.view_gradients:_views",), True),
     Phase(NETWORK, ("dpdm.training.differentiation:Differentiation.__call__",), True),
     Phase("clip and sum", ("dpdm.privacy.mechanisms:clip_and_sum",), True),
     Phase("accumulate, divide", ("dpdm.privacy.mechanisms:DpSgdStep.release",), True),

@@ -14,6 +14,7 @@ import per_unit_gradients
 import pytest
 import row_process
 import sampling
+import side_by_side
 import training_step
 from common import CASES, KEPT, Results, read_lines
 from gradient_rows import ROWS
@@ -103,6 +104,18 @@ def test_the_phases_of_a_step_add_up_to_it() -> None:
 def test_only_what_grows_with_the_units_is_multiplied() -> None:
     step = training_step.Step(2, {"views": 1.0, "noise": 1.0})
     assert training_step.multiplied(step, 3.0) == {"views": 3.0, "noise": 1.0}
+
+
+def test_each_way_of_taking_microbatches_has_a_line(tmp_path: Path) -> None:
+    out = tmp_path / "lines.jsonl"
+    command = [sys.executable, SCRIPTS / "side_by_side.py", "--case", "digits", "--quick"]
+    command += ["--threads", "2", "--json", out]
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, check=True)
+    lines = read_lines(out)
+    assert [each["way"] for each in lines] == list(side_by_side.WAYS)
+    assert all(each["images_per_second"] > 0 for each in lines)
+    assert f"| {side_by_side.WAYS[-1]} " in done.stdout
+    assert "## Microbatches side by side on a CPU" in document.document(lines, "lines.jsonl")
 
 
 def test_evaluations_of_an_image_are_counted() -> None:

@@ -17,7 +17,7 @@ import torch
 
 from dpdm.data import Dataset
 from dpdm.privacy import OuterProducts, PrivateUnits
-from dpdm.privacy.gradients import PerUnit
+from dpdm.privacy.gradients import Elsewhere, PerUnit
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -86,6 +86,8 @@ class CanaryUnits(PrivateUnits):
 
     __slots__ = ("_canaries", "_members", "_real")
 
+    elsewhere = False  # a canary's gradient is put beside them
+
     def __init__(self, real: PrivateUnits, canaries: Canaries) -> None:
         super().__init__(())
         self._real, self._canaries = real, canaries
@@ -119,6 +121,7 @@ class CanaryUnits(PrivateUnits):
     ) -> tuple[torch.Tensor, Mapping[str, PerUnit]]:
         stand_in = self._stand_in(door, units)
         losses, gradients = self._real._gradients(door, stand_in, images, random, function)
+        assert not isinstance(gradients, Elsewhere)
         rows = np.flatnonzero(units != stand_in)
         who = self._members[units[rows] - self._real._count(door)]
         for gradient in gradients.values():

@@ -5,6 +5,8 @@ docs/privacy.md walks through it. Nothing here knows of diffusion, networks or s
 
 from dpdm.privacy.accounting import Event, epsilon, event_from_json
 from dpdm.privacy.gradients import (
+    ClippedSum,
+    Elsewhere,
     OuterProducts,
     UnsupportedModuleError,
     clip_and_sum,
@@ -18,7 +20,9 @@ from dpdm.privacy.noise import NoiseSource, SystemNoise
 from dpdm.privacy.units import Gradients, PrivateUnits, SealedError
 
 __all__ = [
+    "ClippedSum",
     "DpSgdStep",
+    "Elsewhere",
     "Event",
     "Gradients",
     "Ledger",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from dpdm.errors import DpdmError
-from dpdm.privacy.gradients import PerUnit
+from dpdm.privacy.gradients import Elsewhere, PerUnit
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -31,7 +31,7 @@ Contribution = Callable[[Any, Any], Array | tuple[Array, Integers]]
 """(rows (N, ...), labels (N,) or None) -> vectors (N, d), or these and the segment of each (N,).
 Each image's vector must follow from that image, its label and public values alone."""
 
-UnitGradients = Callable[[Any, Any], tuple[torch.Tensor, Mapping[str, PerUnit]]]
+UnitGradients = Callable[[Any, Any], tuple[torch.Tensor, Mapping[str, PerUnit] | Elsewhere]]
 """(rows (U * M, ...), labels (U * M,) or None) -> losses (U,), per-unit gradients (U, *shape).
 The M images of a unit are adjacent; no unit may influence another's gradient."""
 
@@ -62,6 +62,9 @@ class PrivateUnits:
     """
 
     __slots__ = ("__weakref__",)
+
+    elsewhere: ClassVar[bool] = True
+    """Whether another process may hold the gradients that ``_gradients`` asks for."""
 
     def __init__(
         self, private_rows: Any, private_labels: Any = None, private_groups: Integers | None = None
@@ -112,7 +115,7 @@ class PrivateUnits:
 
     def _gradients(
         self, door: object, units: Integers, images: int, random: Random, function: UnitGradients
-    ) -> tuple[torch.Tensor, Mapping[str, PerUnit]]:
+    ) -> tuple[torch.Tensor, Mapping[str, PerUnit] | Elsewhere]:
         """Losses and gradients of some units, from ``images`` images of each.
 
         Which of a group's images take part is decided by random numbers, one for each image of the

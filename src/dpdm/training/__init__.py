@@ -3,9 +3,9 @@
 from dpdm.training.events import TrainingEvent
 from dpdm.training.folder import RunFolder
 from dpdm.training.interrupt import Interrupted
-from dpdm.training.loop import images_per_unit
 from dpdm.training.plan import Plan, make_plan
 from dpdm.training.run import Run, open_run, train
+from dpdm.training.view_gradients import images_per_unit
 
 __all__ = [
     "Interrupted",

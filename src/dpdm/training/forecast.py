@@ -15,14 +15,13 @@ import torch
 from dpdm.config import Config, load_config
 from dpdm.data import Dataset, PublicFacts
 from dpdm.diffusion.denoiser import Denoiser
-from dpdm.diffusion.objective import denoising_loss
 from dpdm.networks import Labeller
-from dpdm.privacy import clip_and_sum, per_unit_gradients
+from dpdm.privacy import clip_and_sum
 from dpdm.release import autocast_dtype, build_denoiser, place, stand_in_prior
 from dpdm.training.labeller import kept_bytes, time_labeller
 from dpdm.training.lanes import Lanes, usable_lanes
-from dpdm.training.memory import peak_memory
-from dpdm.training.microbatch import random_views, resolve_microbatch
+from dpdm.training.memory import largest_child, peak_memory
+from dpdm.training.microbatch import resolve_microbatch
 from dpdm.training.plan import (
     Plan,
     make_plan,
@@ -32,6 +31,8 @@ from dpdm.training.plan import (
     steps_left_out,
 )
 from dpdm.training.pretraining import first_weights
+from dpdm.training.view_gradients import ViewGradients
+from dpdm.training.workers import Workers
 
 _ENOUGH_SIGNAL = 3.0
 """The paper's MNIST row at epsilon 0.2 has 2.7; its rows at 1 and 10 have 12 and 86."""
@@ -59,7 +60,7 @@ class Forecast:
         parameters: of the network, 0 where there is none.
         seconds: expected training time on this machine, from a timing on random images; the prior's
             seconds are not in it.
-        memory_bytes: peak memory of the timed process, and of what the labeller keeps.
+        memory_bytes: peak memory of the timed processes, and of what the labeller keeps.
         signal_to_noise: sqrt(T) B / (sigma sqrt(P)): how far the noise of all steps together lies
             below the largest clipped signal; None without steps or noise.
         warnings: one line each.
@@ -185,9 +186,8 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
         denoiser.precision = autocast_dtype(config.training.precision, device)
         with Lanes(usable_lanes(config, device)) as lanes:
             units = resolve_microbatch(config, denoiser, facts, device, lanes.count)
-            each = _time_microbatches(config, denoiser, facts, units, device, lanes)
-        units *= lanes.count
-        seconds += each * config.training.batch_size / units * config.training.steps_to_do
+            steps, beside = _time_microbatches(config, denoiser, facts, units, device, lanes)
+        seconds, kept = seconds + steps, kept + beside
     return Forecast(
         config.name,
         plan,
@@ -233,21 +233,36 @@ def _time_microbatches(
     units: int,
     device: torch.device,
     lanes: Lanes,
-) -> float:
-    """Seconds for a microbatch in each lane."""
-    views, times = random_views(config, denoiser, facts, units, device), []
+) -> tuple[float, int]:
+    """Seconds of all steps, and bytes of the processes beside this one, from random images."""
+    gradients = ViewGradients(config, denoiser, 0)
+    channels, height, width = facts.image_shape
+    shape = (units * gradients.images_per_unit, height, width, channels)
+    images = torch.randint(256, shape, dtype=torch.uint8, device=device)
+    labels = torch.zeros(shape[0], dtype=torch.int64, device=device) if facts.classes else None
+    rounds = config.training.steps_to_do * config.training.batch_size / (units * lanes.count)
+    with Workers(gradients, units, lanes.count) as workers:
 
-    def one(lane: int) -> None:
-        _, gradients = per_unit_gradients(denoiser, denoising_loss, views, config.views.count)
-        clip_and_sum(gradients, config.privacy.max_grad_norm)
+        def one(place: int) -> None:
+            _, found = workers(0, place, images, labels)
+            clip_and_sum(found, config.privacy.max_grad_norm)
 
-    for _ in range(3):
-        started = time.perf_counter()
-        list(lanes.map(one, range(lanes.count)))
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return min(times)
+        def seconds() -> float:
+            times = []
+            for _ in range(3):
+                started = time.perf_counter()
+                list(lanes.map(one, range(lanes.count)))
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - started)
+            return rounds * min(times)
+
+        found = seconds()
+        workers.prepare(found)  # as a training would
+        if not workers.wait():
+            return found, 0
+        found = seconds()
+    return found, lanes.count * largest_child()
 
 
 def preset_row(name: str) -> dict[str, Any]:

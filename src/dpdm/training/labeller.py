@@ -23,8 +23,9 @@ from dpdm.diffusion.images import to_model_space
 from dpdm.networks import Labeller, load_weights, save_weights
 from dpdm.networks.labeller import BATCH
 from dpdm.privacy import DpSgdStep, OuterProducts, PrivateUnits, Session, clip_and_sum
-from dpdm.training.loop import StepRecord, images_per_unit, on_device
+from dpdm.training.loop import StepRecord, on_device
 from dpdm.training.plan import LabellerPlan
+from dpdm.training.view_gradients import images_per_unit
 
 MOMENTUM = 0.9
 _MICROBATCH = 512

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +22,10 @@ from torch import Tensor
 
 from dpdm.config import Config
 from dpdm.diffusion.denoiser import Denoiser
-from dpdm.diffusion.draws import uniform
-from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.diffusion.views import draw_views
-from dpdm.privacy import DpSgdStep, Gradients, PrivateUnits, Session
+from dpdm.privacy import DpSgdStep, Elsewhere, Gradients, PrivateUnits, Session
 from dpdm.privacy.mechanisms import PrivateStepStatistics
 from dpdm.training.checkpoint import Phase, TrainingState
 from dpdm.training.differentiation import Differentiation
@@ -35,6 +33,13 @@ from dpdm.training.draws import keyed_dropout, keyed_generator
 from dpdm.training.interrupt import Interrupted, InterruptFlag
 from dpdm.training.lanes import Lanes
 from dpdm.training.plan import Plan
+from dpdm.training.view_gradients import (
+    ViewGradients,
+    drop_labels,
+    images_per_unit,
+    shape_of,
+)
+from dpdm.training.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -107,12 +112,6 @@ def learning_rate(config: Config, peak: float, step: int, steps: int) -> float:
     return peak
 
 
-def _drop_labels(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Labels (N,) with a share of them replaced by -1, for classifier-free guidance."""
-    dropped = uniform(labels.shape, generator=generator, device=labels.device) < share
-    return labels.masked_fill(dropped, -1)
-
-
 def _apply(state: TrainingState, gradients: Gradients, rate: float) -> None:
     for group in state.optimiser.param_groups:
         group["lr"] = rate
@@ -122,11 +121,6 @@ def _apply(state: TrainingState, gradients: Gradients, rate: float) -> None:
     state.optimiser.zero_grad(set_to_none=True)
     state.ema.update(state.network)
     state.step += 1
-
-
-def _shape(images: Tensor) -> tuple[int, int, int]:
-    channels, height, width = images.shape[1:]
-    return channels, height, width
 
 
 def warm_up(
@@ -147,7 +141,7 @@ def warm_up(
         chosen = random_rows(pool, config.warmup.batch_size, generator)
         given = None
         if labelled:
-            given = _drop_labels(labels[chosen], config.network.label_dropout, generator)
+            given = drop_labels(labels[chosen], config.network.label_dropout, generator)
         return images[chosen], given
 
     def rate(step: int) -> float:
@@ -187,7 +181,7 @@ def plain_training(
             denoiser.config,
             1,
             len(images),
-            _shape(images),
+            shape_of(images),
             generator=generator,
             device=device,
         )
@@ -231,37 +225,6 @@ class _MeanGradients:
         return losses.mean(), {self._names[n]: g.mean(0) for n, g in gradients.items()}
 
 
-def _views(
-    config: Config,
-    denoiser: Denoiser,
-    images: Tensor,
-    labels: Tensor | None,
-    units: int,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Images, sigma, noise and labels of the views of some units, a unit's views adjacent.
-
-    The views of a unit take its images (U * M, H, W, C) in turn.
-    """
-    count, each = config.views.count, len(images) // units
-    device = images.device
-    turns = torch.arange(units)[:, None] * each + torch.arange(count) % each
-    index = turns.flatten().to(device)
-    chosen = to_model_space(images, device)[index]
-    sigma, noise = draw_views(
-        config.views.law,
-        denoiser.config,
-        units,
-        count,
-        _shape(chosen),
-        generator=generator,
-        device=device,
-    )
-    if labels is not None:
-        labels = _drop_labels(labels[index], config.network.label_dropout, generator)
-    return chosen, sigma, noise, labels
-
-
 def on_device(units: PrivateUnits, device: torch.device) -> PrivateUnits:
     """The same units as tensors on the device; a copy, because torch takes no read-only arrays."""
 
@@ -269,13 +232,6 @@ def on_device(units: PrivateUnits, device: torch.device) -> PrivateUnits:
         return torch.from_numpy(np.array(rows)).to(device)
 
     return units.transform(move, labels=move)
-
-
-def images_per_unit(config: Config) -> int:
-    """Images of a unit that share its views in a step."""
-    if config.privacy.unit == "image":
-        return 1
-    return config.privacy.max_images_per_unit or config.views.count
 
 
 def dp_sgd(
@@ -288,7 +244,7 @@ def dp_sgd(
     microbatch: int,
     lanes: Lanes,
     may_step: Callable[[], bool],
-) -> Iterator[StepRecord]:
+) -> Generator[StepRecord]:
     """DP-SGD from ``state.step`` on (Abadi et al. 2016, Algorithm 1; Dockhorn et al. 2023,
     Algorithm 1).
 
@@ -309,26 +265,25 @@ def dp_sgd(
     # its gradient can be taken as its own; from a known seed, one unit would move all gradients.
     seed = config.training.seed if session.repeatable else secrets.randbits(63)
     parameters = {name: value.detach() for name, value in denoiser.network.named_parameters()}
-    prefix = "network."
-    differentiate = Differentiation(denoiser, config.views.count)
-    while state.step < config.training.steps_to_do and may_step():
-        started = time.perf_counter()
+    gradients, fastest = ViewGradients(config, denoiser, seed), math.inf
+    with Workers(gradients, microbatch, lanes.count if units.elsewhere else 1) as workers:
+        while state.step < config.training.steps_to_do and may_step():
+            started, left = time.perf_counter(), config.training.steps_to_do - state.step
+            if fastest < math.inf:
+                workers.prepare(left * fastest)
 
-        def unit_gradients(
-            images: Tensor, labels: Tensor | None, step: int = state.step
-        ) -> tuple[Tensor, Gradients]:
-            purpose = f"views from unit {lanes.item} on"
-            generator = keyed_generator(seed, purpose, step, images.device)
-            count = len(images) // mechanism.images_per_unit
-            losses, gradients = differentiate(
-                *_views(config, denoiser, images, labels, count, generator)
-            )
-            return losses, {name.removeprefix(prefix): g for name, g in gradients.items()}
+            def unit_gradients(
+                images: Tensor, labels: Tensor | None, step: int = state.step
+            ) -> tuple[Tensor, Gradients | Elsewhere]:
+                return workers(step, lanes.item, images, labels)
 
-        with keyed_dropout(seed, state.step) if config.network.dropout else nullcontext():
-            noised, seen = mechanism.release(
-                units, unit_gradients, parameters, session, state.step, lanes.map
+            with keyed_dropout(seed, state.step) if config.network.dropout else nullcontext():
+                noised, seen = mechanism.release(
+                    units, unit_gradients, parameters, session, state.step, lanes.map
+                )
+            rate = learning_rate(config, config.training.learning_rate, state.step, plan.steps)
+            _apply(state, noised, rate)
+            fastest = min(fastest, time.perf_counter() - started)
+            yield StepRecord.of_private_step(
+                "DP-SGD", state.step, started, config.views.count, seen
             )
-        rate = learning_rate(config, config.training.learning_rate, state.step, plan.steps)
-        _apply(state, noised, rate)
-        yield StepRecord.of_private_step("DP-SGD", state.step, started, config.views.count, seen)

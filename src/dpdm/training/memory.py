@@ -1,9 +1,12 @@
-"""How much memory this process has taken at most."""
+"""Memory: how much this process has taken at most, how much there is, giving back."""
 
 from __future__ import annotations
 
+import ctypes
+import math
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -12,5 +15,42 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: on a GPU of tensors there, else of the whole process, since it started."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return _peak(resource.RUSAGE_SELF)
+
+
+def largest_child() -> int:
+    """Bytes that the largest of the ended processes which this one began has taken at most."""
+    return _peak(resource.RUSAGE_CHILDREN)
+
+
+def _peak(whose: int) -> int:
+    peak = resource.getrusage(whose).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_memory() -> float:
+    """Bytes that processes can still take, by what Linux says of the machine and of the group of
+    processes; without bound where it says nothing."""
+    found = [math.inf]
+    lines = _text(Path("/proc/meminfo")).splitlines()
+    found += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    group = Path("/sys/fs/cgroup")
+    most, taken = (_text(group / name).strip() for name in ("memory.max", "memory.current"))
+    if most.isdecimal() and taken.isdecimal():
+        found.append(float(most) - float(taken))
+    return min(found)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def give_back_freed_memory() -> None:
+    """Has glibc's allocator return what is free to the kernel; elsewhere nothing happens."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):  # not glibc
+        return

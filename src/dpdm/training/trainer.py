@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,13 @@ from dpdm.training.folder import RunFolder
 from dpdm.training.interrupt import InterruptFlag
 from dpdm.training.labeller import LabellerState, train_labeller
 from dpdm.training.lanes import Lanes, usable_lanes
-from dpdm.training.loop import StepRecord, dp_sgd, images_per_unit, saved_steps, warm_up
+from dpdm.training.loop import StepRecord, dp_sgd, saved_steps, warm_up
 from dpdm.training.memory import peak_memory
 from dpdm.training.microbatch import resolve_microbatch
 from dpdm.training.plan import Plan
 from dpdm.training.pretraining import FirstWeights, begin_from, first_weights
 from dpdm.training.prior import fit_prior
+from dpdm.training.view_gradients import images_per_unit
 
 _EPSILON_REPORTS = 12
 """How often a training asks the accountant what was spent so far: an answer takes 0.2 s."""
@@ -213,7 +215,7 @@ class Trainer:
         if self.plan.steps:
             self._validate(denoiser)
             with Lanes(usable_lanes(config, self.device)) as lanes:
-                records = dp_sgd(
+                steps = dp_sgd(
                     config,
                     self.plan,
                     denoiser,
@@ -224,7 +226,8 @@ class Trainer:
                     lanes,
                     self._budget(),
                 )
-                self._drive(records, state, config.training.steps_to_do)
+                with closing(steps) as records:
+                    self._drive(records, state, config.training.steps_to_do)
         self.folder.update_state(steps_done=state.step, budget_stop=self.budget_stop)
         return state
 

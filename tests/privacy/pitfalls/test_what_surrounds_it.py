@@ -28,7 +28,7 @@ from dpdm.diffusion.configs import dm_config
 from dpdm.evaluation import report
 from dpdm.pipeline import sample_release, write_reports
 from dpdm.privacy import DpSgdStep, PrivateUnits, Session, SystemNoise, mechanisms, noise, units
-from dpdm.training import Run, loop, run, train, trainer
+from dpdm.training import Run, run, train, trainer, view_gradients
 from dpdm.training.seeded_noise import SeededNoise
 
 SMALL = (
@@ -265,7 +265,7 @@ def attack_10_training() -> bool:
     for size in (2, 3):
         generator = torch.Generator().manual_seed(0)
         given = (config, denoiser, pixels[:size], None, size, generator)
-        shown.append(loop._views(*given)[0][:2])  # type: ignore[arg-type]
+        shown.append(view_gradients._views(*given)[0][:2])  # type: ignore[arg-type]
     return not torch.equal(*shown)
 
 
@@ -274,13 +274,13 @@ def test_10_an_image_is_shown_to_the_network_on_a_fixed_scale():
 
 
 def test_10_undone_standardising_by_the_batch_is_seen(monkeypatch):
-    proper = loop.to_model_space
+    proper = view_gradients.to_model_space
 
     def standardised(pixels, device):
         shown = proper(pixels, device)
         return (shown - shown.mean()) / shown.std()
 
-    monkeypatch.setattr(loop, "to_model_space", standardised)
+    monkeypatch.setattr(view_gradients, "to_model_space", standardised)
     assert attack_10_training()
 
 

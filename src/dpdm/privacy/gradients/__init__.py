@@ -5,6 +5,7 @@ Useful on its own: nothing else of dpdm is needed but its errors.
 
 from dpdm.privacy.gradients.clipping import (
     ClippedSum,
+    Elsewhere,
     OuterProducts,
     PerUnit,
     clip_and_sum,
@@ -18,6 +19,7 @@ from dpdm.privacy.gradients.validate import validate
 
 __all__ = [
     "ClippedSum",
+    "Elsewhere",
     "OuterProducts",
     "PerUnit",
     "UnsupportedModuleError",

@@ -9,6 +9,7 @@ moves the computed sum by at most C, rounding included.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -48,6 +49,14 @@ class OuterProducts(NamedTuple):
 
 PerUnit = Tensor | OuterProducts
 """(U, *shape) of a parameter, or its factors."""
+
+
+class Elsewhere(ABC):
+    """The per-unit gradients of a microbatch that another process holds, and clips there."""
+
+    @abstractmethod
+    def clip_and_sum(self, max_norm: float, weights: Tensor | None) -> ClippedSum:
+        """What the function of this name gives for them."""
 
 
 class ClippedSum(NamedTuple):
@@ -98,7 +107,7 @@ def clip_factors(norms: Tensor, max_norm: float) -> Tensor:
 
 
 def clip_and_sum(
-    gradients: Mapping[str, PerUnit], max_norm: float, weights: Tensor | None = None
+    gradients: Mapping[str, PerUnit] | Elsewhere, max_norm: float, weights: Tensor | None = None
 ) -> ClippedSum:
     """Clip each unit's gradient to ``max_norm`` and add them up.
 
@@ -106,13 +115,16 @@ def clip_and_sum(
     finite counts as zero.
 
     Args:
-        gradients: name -> (U, *shape), as ``per_unit_gradients`` returns them, or factors of it.
+        gradients: name -> (U, *shape), as ``per_unit_gradients`` returns them, or factors of it;
+            or what another process holds.
         max_norm: C > 0, the bound on the L2 norm over all parameters; infinite for no clipping.
         weights: (U,) in [0, 1], zero for units that are padding; None for all ones.
 
     Raises:
         RequestError: max_norm not above zero, weights of another shape or outside [0, 1].
     """
+    if isinstance(gradients, Elsewhere):
+        return gradients.clip_and_sum(max_norm, weights)
     norms = per_unit_norms(gradients)
     factors = clip_factors(norms, max_norm)
     nonfinite = ~norms.isfinite()
