@@ -6,9 +6,9 @@ Stages: the prior alone, with the whole budget; the preset as it is, pretrained 
 steps and labeller where it has them; and, with `--stage`, the paper's method at the same compute:
 the preset's network from random weights and its batches, no statistics, no labeller, class as an
 embedding, Churn from pure noise. With `--ablation`, also the preset without its labeller, and
-before its gradient steps. Each is sampled (60,000 images) and measured by the
-paper's three classifiers on the real test images, `--seeds` times with noise from the operating
-system.
+before its gradient steps, of the same run. Each is sampled (60,000 images) and measured by the
+paper's three classifiers on the real test images, for seeds from `--first-seed` to `--seeds`, which
+name runs: noise is from the operating system.
 Runs lie in `--work` and go on there after an interruption. Lines are appended to
 `docs/results/recipes.jsonl` one by one, what is there is not done again, and the section between
 the markers of `docs/results.md` is written from them, with a picture of each set. `--held-out`
@@ -238,12 +238,13 @@ def measured(
         features=["pixels"],
         cache=cache,
     )
+    seed = run.config.training.seed
     steps = [record for record in run.folder.read_metrics() if record["phase"] == "DP-SGD"]
     return {
         "set": name,
         "epsilon": epsilon,
         "stage": stage,
-        "seed": run.config.training.seed,
+        "seed": seed,
         "spent": run.statement()["epsilon"],
         "images": len(samples[0]),
         "image_passes": 0 if stage == "Pretrained" else sum(step["images"] for step in steps),
@@ -254,7 +255,7 @@ def measured(
         "accuracy": {key: round(value, 4) for key, value in result["accuracy"].items()},
         "fd_pixels": round(result["fd-pixels"], 3),
         "command": f"python benchmarks/recipes.py --data FOLDER --only {name}-{epsilon} "
-        f"{stage_options(stage)} --seeds {run.config.training.seed + 1}",
+        f"{stage_options(stage)} --first-seed {seed} --seeds {seed + 1}",
         "machine": machine(),
     }, samples
 
@@ -328,7 +329,8 @@ def made_parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="*", choices=ROWS, help="all, where none is named")
     parser.add_argument("--stage", choices=RELEASED, action="append")
     parser.add_argument("--ablation", action="store_true")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="up to this one, from --first-seed")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--document", action="store_true")
@@ -346,7 +348,7 @@ def main() -> None:
     results, page = options.out / "recipes.jsonl", options.out.parent / "results.md"
     rows = [
         (name, epsilon, stage, seed)
-        for seed in range(options.seeds)
+        for seed in range(options.first_seed, options.seeds)
         for epsilon in EPSILONS
         for name in SETS
         for stage in options.stage or (PRIOR, PRESET)
