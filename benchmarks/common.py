@@ -61,6 +61,9 @@ CASES = {
 }
 
 
+BF16 = " bf16"
+"""Ends the name of a row under autocast to bfloat16, before what else its name ends with."""
+
 KEPT = " kept"
 """Ends the name of a row whose process keeps freed memory, as every ``dpdm`` command does."""
 

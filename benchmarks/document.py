@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import per_unit_gradients
-from common import KEPT, RESULTS, ROOT, read_lines, table
+from common import BF16, KEPT, RESULTS, ROOT, read_lines, table
 
 Line = dict[str, Any]
 
@@ -49,9 +49,11 @@ its first step: interpreter, torch, network, inputs.
 - `vmap`: `torch.func.vmap` of `grad` of a unit's mean loss over units. `loop`: an ordinary gradient
   for each unit.
 - `kept`: the same in a process that keeps freed memory, as every `dpdm` command does; their ratios
-  are over `plain kept`. On the Xeon they were measured after the other rows, which at U=64 filled
-  the machine's memory together. The other rows run as a Python program does of itself: glibc hands
-  large freed blocks back, and the kernel faults in and zeroes every page again in the next step.
+  are over `plain kept`, those of `bf16 kept` over `plain bf16 kept`. Opacus's convolutions leave
+  gradients in bfloat16 there, dpdm's are float32. On the Xeon these rows were measured after the
+  others, which at U=64 filled the machine's memory together. The other rows run as a Python program
+  does of itself: glibc hands large freed blocks back, and the kernel faults in and zeroes every
+  page again in the next step.
 """
 
 STEP = """
@@ -144,7 +146,7 @@ def summary(found: dict[tuple[str, str, str], list[Line]]) -> str:
         if benchmark != "per_unit_gradients":
             continue
         where = f"{case}, U={lines[0]['units']}, V={lines[0]['views']}, {device}"
-        for suffix in ("", KEPT):
+        for suffix, said in ("", ""), (KEPT, ", memory kept"), (BF16 + KEPT, ", bfloat16, kept"):
             own = next((line for line in lines if line["row"] == f"dpdm{suffix}"), None)
             if own is None:
                 continue
@@ -153,7 +155,7 @@ def summary(found: dict[tuple[str, str, str], list[Line]]) -> str:
             others = [f"{name}{suffix}" for name in ("Opacus hooks", "vmap", "loop")]
             ratios = [_ratio(lines, f"dpdm{suffix}", other) for other in others]
             ratios += [_ratio(lines, f"dpdm+clip{suffix}", f"Opacus ghost{suffix}")]
-            rows.append([where + (", memory kept" if suffix else ""), time, memory, *ratios])
+            rows.append([where + said, time, memory, *ratios])
     header = (
         "case",
         "time / plain",
@@ -166,7 +168,9 @@ def summary(found: dict[tuple[str, str, str], list[Line]]) -> str:
     return (
         "dpdm beside the others: its time and peak memory over those of an ordinary step, and its "
         "images\na second over theirs (over `Opacus ghost`: those of `dpdm+clip`). `memory kept`:\n"
-        "every process keeps what it frees, as `dpdm` commands do.\n\n"
+        "every process keeps what it frees, as `dpdm` commands do;\n`bfloat16, kept`: "
+        "under autocast, as a training is where the processor computes it, `plain`\nand the others "
+        "too.\n\n"
         f"{table(header, rows)}\n"
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from common import Problem
+from common import BF16, Problem
 from torch import Tensor, nn
 
 from dpdm import load_config
@@ -93,15 +93,20 @@ def _dpdm(task: Task, bf16: bool = False, clip: bool = False) -> Step:
     return step
 
 
-def _opacus(task: Task) -> Step:
-    """Hooks give the gradient of every view; their mean is the unit's."""
+def _opacus(task: Task, bf16: bool = False) -> Step:
+    """Hooks give the gradient of every view; their mean is the unit's.
+
+    Under autocast its convolutions leave theirs in bfloat16.
+    """
     from opacus import GradSampleModule
 
     hooked = GradSampleModule(task.network, loss_reduction="sum")
     parameters = dict(task.network.named_parameters())
 
     def step() -> dict[str, Tensor]:
-        losses(hooked, *task.inputs).sum().backward()
+        with _autocast(task, bf16):
+            loss = losses(hooked, *task.inputs).sum()
+        loss.backward()
         found = {}
         for name, parameter in parameters.items():
             found[name] = parameter.grad_sample.unflatten(0, (task.units, task.views)).mean(1)
@@ -141,7 +146,7 @@ def _ghost(task: Task) -> Step:
     return step
 
 
-def _vmap(task: Task) -> Step:
+def _vmap(task: Task, bf16: bool = False) -> Step:
     parameters = {name: value.detach() for name, value in task.network.named_parameters()}
 
     def unit_loss(weights: dict[str, Tensor], *own: Tensor) -> Tensor:
@@ -156,7 +161,12 @@ def _vmap(task: Task) -> Step:
         randomness="different",
     )
     inputs = [x.unflatten(0, (task.units, task.views)) for x in task.inputs]
-    return lambda: every(parameters, *inputs)
+
+    def step() -> dict[str, Tensor]:
+        with _autocast(task, bf16):
+            return every(parameters, *inputs)
+
+    return step
 
 
 def _loop(task: Task) -> Step:
@@ -179,10 +189,12 @@ ROWS: dict[str, Callable[[Task], Step]] = {
     "plain": _plain,
     "dpdm": _dpdm,
     "dpdm+clip": lambda task: _dpdm(task, clip=True),
-    "plain bf16": lambda task: _plain(task, bf16=True),
-    "dpdm bf16": lambda task: _dpdm(task, bf16=True),
+    f"plain{BF16}": lambda task: _plain(task, bf16=True),
+    f"dpdm{BF16}": lambda task: _dpdm(task, bf16=True),
     "Opacus hooks": _opacus,
+    f"Opacus hooks{BF16}": lambda task: _opacus(task, bf16=True),
     "Opacus ghost": _ghost,
     "vmap": _vmap,
+    f"vmap{BF16}": lambda task: _vmap(task, bf16=True),
     "loop": _loop,
 }

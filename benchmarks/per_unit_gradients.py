@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from common import CASES, KEPT, Case, Results, parser, spread, table
+from common import BF16, CASES, KEPT, Case, Results, parser, spread, table
 from row_process import Row
 
 MIB = 2**20
@@ -32,8 +32,8 @@ ROW_NAMES = (
     "plain",
     "dpdm",
     "dpdm+clip",
-    "plain bf16",
-    "dpdm bf16",
+    f"plain{BF16}",
+    f"dpdm{BF16}",
     "Opacus hooks",
     "Opacus ghost",
     "vmap",
@@ -41,13 +41,24 @@ ROW_NAMES = (
     f"plain{KEPT}",
     f"dpdm{KEPT}",
     f"Opacus hooks{KEPT}",
+    f"plain{BF16}{KEPT}",
+    f"dpdm{BF16}{KEPT}",
+    f"Opacus hooks{BF16}{KEPT}",
+    f"vmap{BF16}{KEPT}",
 )
 
 
 def groups(rows: Sequence[str]) -> list[list[str]]:
     """Rows measured in turn: those that keep memory apart, or there would be too little of it."""
-    kept = [row for row in rows if row.endswith(KEPT)]
-    return [group for group in ([row for row in rows if row not in kept], kept) if group]
+    found = dict[str, list[str]]()
+    for row in rows:
+        found.setdefault(memory_of(row), []).append(row)
+    return list(found.values())
+
+
+def memory_of(row: str) -> str:
+    """The end of the names of the rows that one is measured among."""
+    return next((end for end in (BF16 + KEPT, KEPT) if row.endswith(end)), "")
 
 
 def measure(
@@ -81,8 +92,8 @@ def _has_enough(row: Row, first: Row) -> bool:
 
 
 def plain_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The ordinary step that a row is held against: in a process with memory like its own."""
-    name = "plain" + (KEPT if row.name.endswith(KEPT) else "")
+    """The ordinary step that a row is held against: one of those that it is measured among."""
+    name = "plain" + memory_of(row.name)
     return next((other for other in rows if other.name == name), None)
 
 
@@ -166,7 +177,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument(
         "--minutes",
         type=float,
-        help="of a case, twice with rows that keep memory; at least 2 rounds",
+        help="of a case, three times with rows that keep memory; at least 2 rounds",
     )
     options = made.parse_args()
     options.case = options.case or (["mnist", "digits"] if options.quick else list(CASES))

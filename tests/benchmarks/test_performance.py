@@ -43,8 +43,10 @@ def gradient_line(row: str, rate: float, started: str, quick: bool = False) -> d
 
 def test_rows_are_those_that_can_be_asked_for() -> None:
     names = per_unit_gradients.ROW_NAMES
-    assert [name for name in names if not name.endswith(KEPT)] == list(ROWS)
     assert {name.removesuffix(KEPT) for name in names} == set(ROWS)
+    groups = per_unit_gradients.groups(names)
+    assert [group[0] for group in groups] == ["plain", "plain kept", "plain bf16 kept"]
+    assert sorted(name for group in groups for name in group) == sorted(names)
 
 
 def test_a_row_is_held_against_the_ordinary_step_with_memory_like_its_own() -> None:
@@ -52,6 +54,8 @@ def test_a_row_is_held_against_the_ordinary_step_with_memory_like_its_own() -> N
     plain = {row.name: per_unit_gradients.plain_of(row, rows).name for row in rows}
     assert plain["dpdm"] == plain["loop"] == "plain"
     assert plain["dpdm kept"] == plain["plain kept"] == "plain kept"
+    assert plain["Opacus hooks bf16 kept"] == "plain bf16 kept"
+    assert plain["dpdm bf16"] == "plain"
 
 
 def test_each_row_is_a_process_that_steps_when_told(tmp_path: Path) -> None:
