@@ -1,0 +1,38 @@
+"""What a run would cost, timed as it would run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dpdm.training import forecast, workers
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def two_lanes(monkeypatch):
+    monkeypatch.setattr(forecast, "usable_lanes", lambda *_: 2)
+
+
+def test_a_short_training_is_timed_in_this_process(digits, small, two_lanes, monkeypatch):
+    monkeypatch.setattr(workers.subprocess, "Popen", lambda *_, **__: pytest.fail("a process"))
+    found = forecast.forecast(small(), digits, CPU)
+    assert found.seconds > 0
+    assert found.memory_bytes > 0
+
+
+def test_a_longer_one_is_timed_in_processes_whose_memory_counts(
+    digits, small, two_lanes, monkeypatch
+):
+    monkeypatch.setattr(workers, "_WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(forecast, "peak_memory", lambda _: 0)
+    found = forecast.forecast(small(), digits, CPU)
+    assert found.seconds > 0
+    assert found.memory_bytes > 2 * 100 * 2**20  # two processes, each with torch in it
+
+
+def test_without_gradient_steps_nothing_is_timed(digits, small):
+    found = forecast.forecast(small("training.steps=0"), digits, CPU)
+    assert found.seconds == 0
+    assert found.signal_to_noise is None
