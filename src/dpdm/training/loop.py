@@ -248,8 +248,9 @@ def dp_sgd(
     """DP-SGD from ``state.step`` on (Abadi et al. 2016, Algorithm 1; Dockhorn et al. 2023,
     Algorithm 1).
 
-    ``microbatch`` units pass through the network at once, in each of ``lanes``. ``may_step`` is
-    asked before every step whether the budget allows one more.
+    ``microbatch`` units pass through the network at once, in each of ``lanes``, or in as many
+    processes where the steps to come are worth their start. ``may_step`` is asked before every step
+    whether the budget allows one more.
     """
     units = on_device(units, next(denoiser.network.parameters()).device)
     mechanism = DpSgdStep(
