@@ -98,7 +98,7 @@ def serve(case_name: str, name: str, device: str, threads: int) -> None:
         import torch
         from gradient_rows import ROWS, make_task
 
-        from dpdm.cli.memory import keep_freed_memory
+        from dpdm.allocator import keep_freed_memory
 
         if name.endswith(KEPT):
             keep_freed_memory()

@@ -33,10 +33,6 @@ def test_a_file_that_is_not_there_says_nothing(tmp_path: Path):
     assert memory._text(tmp_path / "none") == ""
 
 
-def test_giving_back_leaves_the_process_as_it_was():
-    memory.give_back_freed_memory()
-
-
 def test_the_largest_child_is_counted_once_it_has_ended():
     before = memory.largest_child()
     subprocess.run([sys.executable, "-c", "b = bytearray(300 * 2**20)"], check=True)

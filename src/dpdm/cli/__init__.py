@@ -11,8 +11,8 @@ import sys
 import typer
 
 from dpdm import __version__
+from dpdm.allocator import keep_freed_memory
 from dpdm.cli import data, evaluate, pretrain, privacy, run, sample, sweep
-from dpdm.cli.memory import keep_freed_memory
 from dpdm.errors import DpdmError
 
 app = typer.Typer(

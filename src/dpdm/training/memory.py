@@ -1,8 +1,7 @@
-"""Memory: how much this process has taken at most, how much there is, giving back."""
+"""Memory: how much this process has taken at most, how much there is."""
 
 from __future__ import annotations
 
-import ctypes
 import math
 import resource
 import sys
@@ -46,11 +45,3 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def give_back_freed_memory() -> None:
-    """Has glibc's allocator return what is free to the kernel; elsewhere nothing happens."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):  # not glibc
-        return

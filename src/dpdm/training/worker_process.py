@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dpdm.allocator import keep_freed_memory
 from dpdm.privacy import clip_and_sum
 from dpdm.training.view_gradients import ViewGradients
 from dpdm.training.workers import Clip, Microbatch
@@ -23,6 +24,7 @@ def main(descriptors: Sequence[int]) -> None:
 
     Nothing was computed before, so that there are no threads that a fork would leave behind.
     """
+    keep_freed_memory()
     torch.set_num_threads(1)
     take: ViewGradients = pickle.load(sys.stdin.buffer)
     for own in descriptors:

@@ -29,8 +29,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dpdm.allocator import give_back_freed_memory
 from dpdm.privacy import ClippedSum, Elsewhere, Gradients, clip_and_sum
-from dpdm.training.memory import available_memory, give_back_freed_memory
+from dpdm.training.memory import available_memory
 from dpdm.training.view_gradients import ViewGradients
 
 _WORTH_SECONDS = 20.0
@@ -44,12 +45,6 @@ _START = (
     "from dpdm.training.worker_process import main; main([int(n) for n in sys.argv[2:]])"
 )
 _PATIENCE_SECONDS = 1.0
-_KEEP_FREED_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-    "MALLOC_TOP_PAD_": str(2**26),
-}
-"""For glibc, as ``dpdm.cli.memory`` sets it."""
 
 
 class Microbatch(NamedTuple):
@@ -173,7 +168,7 @@ class Workers:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, path, *map(str, descriptors)],
                 pass_fds=descriptors,
-                env=os.environ | {"OMP_NUM_THREADS": "1"} | _KEEP_FREED_MEMORY,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The command line keeps freed memory, which a second pass then takes without page faults."""
+"""Freed memory is kept, which a second pass then takes without page faults, or given back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
+from dpdm import allocator
+
 FAULTS = """
 import resource
-from dpdm.cli.memory import keep_freed_memory
+from dpdm.allocator import keep_freed_memory
 {call}
 def faults(size=2**28):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -34,7 +36,10 @@ def test_a_second_block_takes_the_pages_of_the_first():
 
 
 def test_elsewhere_nothing_happens(monkeypatch):
-    from dpdm.cli import memory
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    allocator.keep_freed_memory()
+    allocator.give_back_freed_memory()
 
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
-    memory.keep_freed_memory()
+
+def test_giving_back_leaves_the_process_as_it_was():
+    allocator.give_back_freed_memory()
