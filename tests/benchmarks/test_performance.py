@@ -127,6 +127,7 @@ def test_evaluations_of_an_image_are_counted() -> None:
     assert sampling.evaluations(model, "ddim", 0.0, 5) == 5
     assert sampling.evaluations(model, "heun", 0.0, 5) == 9
     assert sampling.evaluations(model, "heun", 3.0, 5) == 18
+    assert sampling.evaluations(model, "dpmpp-2m", 0.0, 5) == 5
 
 
 def test_the_page_shows_the_newest_full_run_and_no_number_of_its_own() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dpdm.diffusion.generate import generate
 from dpdm.diffusion.mixture import Mixture
+from dpdm.diffusion.samplers import SAMPLERS
 from dpdm.errors import DpdmError, RequestError
 
 SHAPE = (3, 2, 4)
@@ -86,7 +87,7 @@ def test_a_seed_and_a_batch_size_fix_the_images(make_mixture: Callable[..., Mixt
     assert (first != draw(generator)).any()
 
 
-@pytest.mark.parametrize("sampler", ["churn", "heun", "ddim", "ddim-stochastic"])
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_images_of_a_prior_have_its_mean(
     make_mixture: Callable[..., Mixture], sampler: str
 ) -> None:

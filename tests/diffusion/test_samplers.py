@@ -17,6 +17,7 @@ from dpdm.diffusion.samplers import (
     sample_churn,
     sample_ddim,
     sample_ddim_stochastic,
+    sample_dpmpp_2m,
     sample_heun,
 )
 from dpdm.errors import RequestError
@@ -29,6 +30,7 @@ RUNS: list[tuple[str, int, dict[str, float]]] = [
     ("heun", 40, {}),
     ("ddim", 400, {}),
     ("ddim-stochastic", 1000, {}),
+    ("dpmpp-2m", 40, {}),
     ("churn", 60, {"s_churn": 20.0}),
     ("churn", 60, {"s_churn": 20.0, "s_min": 0.05, "s_max": 50.0, "s_noise": 1.0}),
 ]
@@ -102,7 +104,9 @@ def test_a_mixture_of_gaussians_comes_out_with_its_whole_distribution(
     assert values.var() == pytest.approx(0.15**2 + 0.21 * 1.5**2, rel=0.06)
 
 
-@pytest.mark.parametrize(("sampler", "order"), [(sample_ddim, 1.0), (sample_heun, 2.0)])
+@pytest.mark.parametrize(
+    ("sampler", "order"), [(sample_ddim, 1.0), (sample_heun, 2.0), (sample_dpmpp_2m, 2.0)]
+)
 def test_deterministic_samplers_have_their_order_of_convergence(
     sampler: Callable[..., Tensor], order: float
 ) -> None:
@@ -131,6 +135,20 @@ def test_the_step_to_zero_gives_the_denoised_image(
         **options,
     )
     torch.testing.assert_close(*seen[-1])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 12, 20])
+def test_dpmpp_2m_goes_where_the_scheduler_of_diffusers_goes(steps: int) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.EDMDPMSolverMultistepScheduler(sigma_min=0.002, sigma_max=80.0)
+    scheduler.set_timesteps(steps)
+    x = theirs = start(20, 2)
+    for sigma, time in zip(scheduler.sigmas.double(), scheduler.timesteps, strict=False):
+        kept, scaled = 0.25 / (sigma**2 + 0.25), 0.5 * sigma / (sigma**2 + 0.25).sqrt()
+        output = (gaussian(theirs, sigma.expand(20)) - kept * theirs) / scaled
+        theirs = scheduler.step(output, time, theirs).prev_sample
+    own = sample_dpmpp_2m(gaussian, x, karras_sigmas(steps))
+    torch.testing.assert_close(own, theirs, atol=1e-6, rtol=0)
 
 
 def test_churn_without_churn_is_heun() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dpdm.config import load_config
+from dpdm.diffusion.samplers import SAMPLERS
 from dpdm.release import Model, build_denoiser, draw_trajectory
 
 SHAPE = (1, 8, 8)
@@ -32,7 +33,7 @@ def model(*settings: str, denoiser: nn.Module | None = None, classes: int = 3) -
     return Model(config, SHAPE, names, denoiser, None, None, None)
 
 
-@pytest.mark.parametrize("sampler", ["churn", "heun", "ddim", "ddim-stochastic"])
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_it_ends_with_the_images_that_the_model_draws(sampler):
     own = model(f"sampling.sampler={sampler}", "sampling.steps=12")
     found = draw_trajectory(own, [0, 2], 2, seed=5)

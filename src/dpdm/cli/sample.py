@@ -32,7 +32,8 @@ def sample_command(
         str, typer.Option(metavar="uniform|histogram|0,1,2", help="Which classes, how often.")
     ] = "uniform",
     sampler: Annotated[
-        str | None, typer.Option(metavar="churn|heun|ddim|ddim-stochastic", help="Sampler.")
+        str | None,
+        typer.Option(metavar="churn|heun|ddim|ddim-stochastic|dpmpp-2m", help="Sampler."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the sampler.")] = None,
     guidance: Annotated[

@@ -24,7 +24,7 @@ Positive = Annotated[Real, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[Real, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[Integer, Field(ge=0)]
 PositiveCount = Annotated[Integer, Field(ge=1)]
-SamplerName = Literal["churn", "heun", "ddim", "ddim-stochastic"]
+SamplerName = Literal["churn", "heun", "ddim", "ddim-stochastic", "dpmpp-2m"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
