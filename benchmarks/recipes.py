@@ -70,6 +70,8 @@ STAGES = {
     "preset, 200 steps": "tried: 200 steps of 4 views (the preset of commit feeb9b9)",
     "preset, together": "tried: labels together (the preset of commit 2980c06)",
     "preset, pooled": "tried: one covariance, network (the preset of commit 2980c06)",
+    "After DP-SGD, 80 steps": "tried: 80 steps of 2,048, labels as asked for",
+    "preset, 80 steps": "tried: 80 steps of 2,048 (the preset of commit 1d18d38)",
     "preset, labeller": "tried: with a labeller (the preset of commit 0f31924)",
     PRESET: "**the preset**",
     ON_GPU: "the paper's network, pretrained, on one H100",
@@ -97,9 +99,7 @@ PAPERS = (
     "sampling.s_min=0.025",
     "sampling.s_max=50",
 )
-_PAPERS_AT_1 = ("training.batch_size=512", "training.steps=320")
 _PAPERS_AT_LEAST = (
-    *_PAPERS_AT_1,
     "privacy.epsilon=0.2",
     "training.steps=160",
     "diffusion.config=v",
@@ -147,10 +147,9 @@ def held_out(data: Dataset) -> tuple[Dataset, Dataset]:
 def row_config(name: str, epsilon: str, stage: str, more: Sequence[str] = ()) -> Config:
     """The settings of a row.
 
-    The paper's method has the preset's image passes, at epsilon 1 in four times as many batches of
-    a quarter: a network from random weights learns next to nothing in the preset's 80 steps. The
-    presets of 0.2 take no gradient step: there it has half of the steps of 1, as the paper takes
-    fewer there, and the paper's DM config ``v``.
+    The paper's method has the preset's image passes. The presets of 0.2 take no gradient step:
+    there it has half of the steps of 1, as the paper takes fewer there, and the paper's DM config
+    ``v``.
     """
     if stage == ON_GPU:
         return load_config(str(_FOR_GPU / f"{name}-eps{epsilon}.yaml"), more)
@@ -158,8 +157,7 @@ def row_config(name: str, epsilon: str, stage: str, more: Sequence[str] = ()) ->
         return load_config(f"{name}-cpu-eps{epsilon}", [*(ALONE if stage == PRIOR else ()), *more])
     if epsilon == "0.2":
         return load_config(f"{name}-cpu-eps1", [*PAPERS, *_PAPERS_AT_LEAST, *more])
-    others = _PAPERS_AT_1 if epsilon == "1" else ()
-    return load_config(f"{name}-cpu-eps{epsilon}", [*PAPERS, *others, *more])
+    return load_config(f"{name}-cpu-eps{epsilon}", [*PAPERS, *more])
 
 
 def is_prior_alone(name: str, epsilon: str) -> bool:
