@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
-from dpdm.cli import main
+from dpdm.cli import app, main
+from dpdm.diffusion.samplers import SAMPLERS
 
 SMALL = [
     part
@@ -28,6 +30,12 @@ SMALL = [
     )
     for part in ("--set", change)
 ]
+
+
+def test_the_help_of_sample_names_every_sampler():
+    parameters = typer.main.get_command(app).commands["sample"].params
+    (metavar,) = [p.metavar for p in parameters if p.name == "sampler"]
+    assert metavar.split("|") == list(SAMPLERS)
 
 
 @pytest.fixture(scope="module")

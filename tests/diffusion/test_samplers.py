@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from dpdm.config.schema import SamplerName
 from dpdm.diffusion.samplers import (
     SAMPLERS,
     karras_sigmas,
@@ -68,6 +70,10 @@ def two_peaks_cdf(x: np.ndarray) -> np.ndarray:
 def start(count: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     g = torch.Generator().manual_seed(seed)
     return 80.0 * torch.randn(count, 1, 1, width, generator=g, dtype=dtype)
+
+
+def test_the_configuration_takes_every_sampler_and_no_other() -> None:
+    assert set(get_args(SamplerName)) == set(SAMPLERS)
 
 
 @pytest.mark.parametrize(("name", "steps", "options"), RUNS)

@@ -69,11 +69,30 @@ def sample_ddim(
 
     ``generator`` is not used.
     """
+    return _with_held_denoised(denoiser, x, sigmas, 1, callback)
+
+
+def _with_held_denoised(
+    denoiser: Conditioned, x: Tensor, sigmas: Tensor, order: int, callback: Callback | None
+) -> Tensor:
+    """The probability flow ODE solved step by step as if D did not change within a step.
+
+    The solution is then D + (sigma' / sigma) (x - D). D is what the denoiser says at the start of
+    the step (order 1), or that extrapolated half of the step ahead in log sigma, from this level
+    and the one before (order 2, but for the first and the last step). One evaluation a step.
+    """
     levels = sigmas.tolist()
     steps = len(levels) - 1
+    earlier: tuple[Tensor, float] | None = None
     for step, (sigma, following) in enumerate(pairwise(levels), start=1):
-        denoised = _denoise(denoiser, x, sigma)
-        x = denoised + (following / sigma) * (x - denoised)
+        denoised = held = _denoise(denoiser, x, sigma)
+        if following > 0.0 and earlier is not None:
+            before, above = earlier
+            share = math.log(sigma / following) / (2.0 * math.log(above / sigma))
+            held = denoised + share * (denoised - before)
+        x = held + (following / sigma) * (x - held)
+        if order > 1:
+            earlier = denoised, sigma
         if callback is not None:
             callback(step, steps, x, denoised)
     return x
@@ -170,24 +189,9 @@ def sample_dpmpp_2m(
 ) -> Tensor:
     """DPM-Solver++(2M) of Lu et al. 2022 (arXiv 2211.01095, Algorithm 2): order 2, deterministic.
 
-    In t = -log sigma the probability flow ODE is linear in x, and solved exactly where D changes
-    linearly: D is extrapolated to half a step ahead from its values at this level and the one
-    before. One evaluation a step, as DDIM, which the first step is. ``generator`` is not used.
+    One evaluation a step, as DDIM, which its first step is. ``generator`` is not used.
     """
-    levels = sigmas.tolist()
-    steps = len(levels) - 1
-    earlier: tuple[Tensor, float] | None = None
-    for step, (sigma, following) in enumerate(pairwise(levels), start=1):
-        denoised = ahead = _denoise(denoiser, x, sigma)
-        if following > 0.0 and earlier is not None:
-            before, above = earlier
-            share = math.log(sigma / following) / (2.0 * math.log(above / sigma))
-            ahead = denoised + share * (denoised - before)
-        x = ahead + (following / sigma) * (x - ahead)
-        earlier = denoised, sigma
-        if callback is not None:
-            callback(step, steps, x, denoised)
-    return x
+    return _with_held_denoised(denoiser, x, sigmas, 2, callback)
 
 
 SAMPLERS: dict[str, Sampler] = {
