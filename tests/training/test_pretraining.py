@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -121,6 +122,19 @@ def test_without_a_prior_the_base_that_auto_stands_for_is_pretrained(images, sma
         update={"network": config.network.model_copy(update={"init": str(path)})}
     )
     assert first_weights(begun, 1) is not None
+
+
+@pytest.mark.parametrize("base", ["skip", "informed"])
+def test_read_only_public_images_give_no_warning(base, images, small, tmp_path):
+    images.flags.writeable = False  # as those of a data set are
+    config = small(f"diffusion.base={base}", "network.attention=[]")
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pretrain(images, config, HOW, tmp_path / "first.safetensors", lambda *_: None)
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_an_informed_network_learns_from_a_prior_of_public_images(images, digits, small, tmp_path):

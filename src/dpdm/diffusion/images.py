@@ -16,7 +16,7 @@ from dpdm.diffusion.draws import Device
 def to_model_space(images: NDArray[np.uint8] | Tensor, device: Device = None) -> Tensor:
     """uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1] on ``device``."""
     if not isinstance(images, Tensor):
-        images = torch.from_numpy(np.ascontiguousarray(images))
+        images = torch.from_numpy(np.array(images))  # of its own: data sets are read-only
     return images.to(device).permute(0, 3, 1, 2).to(torch.float32).contiguous() / 127.5 - 1.0
 
 

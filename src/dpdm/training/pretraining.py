@@ -158,12 +158,11 @@ def _train(
     denoiser.network = _ClassBlind(denoiser.network)
     if checkpoints := list_checkpoints(folder):
         load_checkpoint(checkpoints[-1], state)
-    pool = torch.from_numpy(images).to(device)
-    clusters = None if clusters is None else clusters.to(device)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        chosen = random_rows(len(pool), how.batch_size, generator)
-        return to_model_space(pool[chosen]), None if clusters is None else clusters[chosen]
+        chosen = random_rows(len(images), how.batch_size, generator).cpu()
+        theirs = None if clusters is None else clusters[chosen].to(device)
+        return to_model_space(images[chosen.numpy()], device), theirs
 
     def rate(step: int) -> float:
         return how.learning_rate * falling(step, how.steps) * min(1.0, (step + 1) / _RAMP)
@@ -203,8 +202,10 @@ def _public_prior(
     count, height, width, channels = images.shape
     coarse = torch.cat(
         [
-            functional.adaptive_avg_pool2d(to_model_space(some), min(_COARSE, height, width))
-            for some in torch.split(torch.from_numpy(images), _AT_A_TIME)
+            functional.adaptive_avg_pool2d(
+                to_model_space(images[first : first + _AT_A_TIME]), min(_COARSE, height, width)
+            )
+            for first in range(0, count, _AT_A_TIME)
         ]
     ).flatten(1)
     from sklearn.cluster import MiniBatchKMeans  # takes a second, and most trainings do not need it
