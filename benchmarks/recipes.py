@@ -62,6 +62,7 @@ HELD_OUT = "held-out"
 STAGES = {
     "paper's method, 80 steps": "tried: the paper's method in 80 steps (commit c192f5e)",
     PAPER: "the paper's method, the same compute",
+    "prior alone, shared": "tried: prior alone, clusters share a covariance (commit 935cb88)",
     PRIOR: "prior alone, all of epsilon",
     "Pretrained": "the preset before its gradient steps, labels as asked for",
     "After DP-SGD": "the preset, labels as asked for",
@@ -73,6 +74,8 @@ STAGES = {
     "After DP-SGD, 80 steps": "tried: 80 steps of 2,048, labels as asked for",
     "preset, 80 steps": "tried: 80 steps of 2,048 (the preset of commit 1d18d38)",
     "preset, labeller": "tried: with a labeller (the preset of commit 0f31924)",
+    "Pretrained, shared": "tried: clusters share a covariance, before gradient steps",
+    "preset, shared": "tried: clusters share a covariance (the preset of commit 7d33183)",
     PRESET: "**the preset**",
     ON_GPU: "the paper's network, pretrained, on one H100",
 }
@@ -82,6 +85,7 @@ ALONE = (
     "labeller.enabled=false",
     "diffusion.sigma_range=null",
     "sampling.start=noise",
+    "prior.cluster_directions=null",
 )
 PAPERS = (
     "prior.enabled=false",

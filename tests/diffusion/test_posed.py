@@ -28,6 +28,7 @@ def fields(classes: int = 2, dimension: int = 20, poses: int = 6) -> dict[str, t
         "pose_scale": torch.full((poses,), 0.1),
         "augment": torch.tensor(1.0),
         "detail": torch.tensor(1.0),
+        "roots": 0.3 * torch.randn(classes, 3, 2, 2, generator=generator),
     }
 
 
@@ -56,16 +57,44 @@ def test_a_seed_fixes_the_draw() -> None:
 
 def test_without_augmentation_detail_and_poses_it_draws_what_the_mixture_draws() -> None:
     kept = fields(poses=0) | {"augment": torch.tensor(0.0), "detail": torch.tensor(0.0)}
+    kept["roots"] = torch.zeros(2, 3, 0, 0)
     labels = torch.tensor([0, 1] * 10)
     drawn = PosedSampler(SHAPE, kept).sample(labels, torch.Generator().manual_seed(0))
     plain = mixture().sample(labels, torch.Generator().manual_seed(0)).clamp(-1.0, 1.0)
     torch.testing.assert_close(drawn, plain)
 
 
+def test_a_component_has_the_covariance_of_its_own_roots() -> None:
+    kept = fields(classes=1, dimension=64, poses=0) | {"augment": torch.tensor(0.0)}
+    kept |= {"detail": torch.tensor(0.0), "floor": torch.zeros(1)}
+    kept["means"] = torch.zeros(1, 3, 64)
+    kept["means"][0, :, 60] = torch.tensor([-2.0, 0.0, 2.0])  # which component drew
+    kept["basis"] = torch.eye(64)[None, :, :5]
+    kept["variances"] = torch.full((1, 5), 0.01)
+    kept["roots"] = torch.tensor([[[[0.1, 0.0], [0.0, 0.1]], [[0.1, 0.0], [0.2, 0.05]]]])
+    kept["roots"] = torch.cat([kept["roots"], torch.zeros(1, 1, 2, 2)], dim=1)
+    sampler = PosedSampler(SHAPE, kept)
+    drawn = sampler.sample(torch.zeros(12_000, dtype=torch.int64), torch.Generator().manual_seed(0))
+    z = sampler.frame.to_coefficients(drawn)
+    for component, where in enumerate((-2.0, 0.0, 2.0)):
+        own = z[(z[:, 60] - where).abs() < 0.5, :5]
+        root = kept["roots"][0, component]
+        expected = torch.diag(torch.full((5,), 0.01))
+        expected[:2, :2] = root @ root.T
+        torch.testing.assert_close(own.T.cov(), expected, atol=3e-3, rtol=0.05)
+
+
+def test_a_sampler_of_before_there_were_roots_has_none() -> None:
+    kept = fields()
+    del kept["roots"]
+    assert PosedSampler(SHAPE, kept).roots.shape == (2, 3, 0, 0)
+
+
 def test_texture_lies_on_the_shape() -> None:
     kept = fields(classes=1, dimension=1, poses=1) | {"augment": torch.tensor(0.0)}
     kept |= {"means": torch.zeros(1, 3, 2), "variances": torch.zeros(1, 1), "floor": torch.zeros(1)}
     kept["basis"] = torch.eye(2)[None, :, :1]
+    kept["roots"] = torch.zeros(1, 3, 0, 0)
     kept["means"][0, :, 0] = -8.0  # the first coefficient of a black image
     drawn = PosedSampler(SHAPE, kept).sample(torch.zeros(3, dtype=torch.int64))
     torch.testing.assert_close(drawn, torch.full_like(drawn, -1.0), atol=1e-5, rtol=0)
@@ -95,6 +124,9 @@ def test_a_mixture_keeps_its_sampler_and_draws_from_it() -> None:
         ("augment", torch.tensor(-1.0), "augment below zero"),
         ("rest", torch.zeros(44), "rest of shape"),
         ("basis", torch.ones(2, 26, 5), "not orthonormal"),
+        ("roots", torch.zeros(2, 3, 6, 6), "roots in 6 directions where there are 5"),
+        ("roots", torch.zeros(2, 1, 2, 2), "roots of shape"),
+        ("roots", torch.full((2, 3, 2, 2), float("nan")), "roots that are not finite"),
     ],
 )
 def test_damaged_fields_are_refused_by_name(name: str, value: torch.Tensor, words: str) -> None:

@@ -76,8 +76,17 @@ RELEASES = {
     "class scatter in 5 directions": lambda r: r.class_scatter(
         np.zeros((3, 12)), np.eye(12)[:, :4], np.ones((3, 2, 4)), np.eye(12)[:, :5], 2.0
     )[0],
+    "cluster scatter": lambda r: r.cluster_scatter(
+        np.zeros((3, 12)),
+        np.eye(12)[:, :4],
+        np.ones((3, 2, 4)),
+        np.stack([np.eye(12)[:, :7]] * 3),
+        np.array([1.0, 0.2, 3.0]),
+        2.0,
+    )[0],
 }
 BOUNDS = {
+    "cluster scatter": 4.0,
     "means": 2.0,
     "scatter": 4.0,
     "class scatter": 4.0,
@@ -99,7 +108,9 @@ def test_one_more_image_moves_a_statistic_by_at_most_its_sensitivity(tmp_path, k
     for size in (19, 20):
         opened = session(tmp_path, Recording(0))
         units = PrivateUnits(coefficients[:size], labels[:size])
-        releases = Releases(units, 12, 3, design(1.0), opened)
+        chosen = design(1.0)
+        chosen = replace(chosen, shares=chosen.shares | {"cluster scatter": 0.2})
+        releases = Releases(units, 12, 3, chosen, opened)
         found = RELEASES[kind](releases)
         if kind == "clusters":  # counts carry max_norm/2 each: undo the scale to compare
             found = np.concatenate([found[0][..., None] * 1.0, found[1]], axis=-1)
@@ -114,25 +125,36 @@ def test_one_more_image_moves_a_statistic_by_at_most_its_sensitivity(tmp_path, k
         assert np.linalg.norm(change) <= BOUNDS[kind] + 1e-9
 
 
-def test_the_ledger_holds_what_the_design_announced_and_no_more(tmp_path, digits):
+@pytest.mark.parametrize("own", [0, 8])
+def test_the_ledger_holds_what_the_design_announced_and_no_more(tmp_path, digits, own):
     noise = gaussian_noise_multiplier_for(10.0, 1e-4)
     chosen = design_prior(
-        public_size=1437, classes=10, pixels=64, noise_multiplier=noise, clusters=3
+        public_size=1437,
+        classes=10,
+        pixels=64,
+        noise_multiplier=noise,
+        clusters=3,
+        cluster_directions=own,
     )
     opened = session(tmp_path, SeededNoise(0))
     fit(digits.private_images, digits.private_labels, 10, chosen, opened, 0)
-    spent = sorted((event, count) for _, event, count in opened.ledger.counted_events())
-    merged: dict = {}
+    spent, announced = Counter(), Counter()
+    for _, event, count in opened.ledger.counted_events():
+        spent[event] += count
     for event, count in chosen.events():
-        merged[event] = merged.get(event, 0) + count
-    assert spent == sorted(merged.items())
+        announced[event] += count
+    assert spent == announced
     assert opened.ledger.epsilon(1e-4) <= 10.0 * 1.001
 
 
-@pytest.mark.parametrize(("target", "clusters"), [(0.2, 1), (1.0, 1), (10.0, 1), (10.0, 4)])
-def test_all_releases_together_cost_what_one_gaussian_mechanism_costs(target, clusters):
+@pytest.mark.parametrize(
+    ("target", "clusters", "size"),
+    [(0.2, 1, 900), (1.0, 1, 900), (10.0, 1, 900), (10.0, 4, 900), (10.0, 4, 90_000)],
+)
+def test_all_releases_together_cost_what_one_gaussian_mechanism_costs(target, clusters, size):
     noise = gaussian_noise_multiplier_for(target, 1e-5)
-    chosen = design(noise, clusters=clusters)
+    chosen = design(noise, clusters=clusters, size=size, pixels=40)
+    assert ("cluster scatter" in chosen.shares) == (size == 90_000)
     assert sum(chosen.shares.values()) == pytest.approx(1.0)
     assert epsilon(chosen.events(), 1e-5) == pytest.approx(target, rel=0.01)
 
@@ -150,14 +172,23 @@ def test_without_noise_the_mixture_has_the_mean_and_covariance_of_the_images(dig
 
 
 @pytest.mark.parametrize("target", [0.1, 1.0])
-@pytest.mark.parametrize("clusters", [1, 4])
-def test_three_hundred_images_at_a_small_epsilon_give_finite_samples(tmp_path, target, clusters):
+@pytest.mark.parametrize(("clusters", "own"), [(1, 0), (4, 0), (4, 20)])
+def test_three_hundred_images_at_a_small_epsilon_give_finite_samples(
+    tmp_path, target, clusters, own
+):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (300, 8, 8, 1), dtype=np.uint8)
     labels = generator.integers(0, 10, 300)
     noise = gaussian_noise_multiplier_for(target, 1e-4)
     for seed in range(5):
-        chosen = design(noise, classes=10, clusters=clusters, size=300, pixels=64)
+        chosen = design_prior(
+            public_size=300,
+            classes=10,
+            pixels=64,
+            noise_multiplier=noise,
+            clusters=clusters,
+            cluster_directions=own,
+        )
         mixture = fit(images, labels, 10, chosen, session(tmp_path, SeededNoise(seed)), seed)
         drawn = mixture.sample(torch.arange(100) % 10, torch.Generator().manual_seed(0))
         assert bool(drawn.isfinite().all())
@@ -211,6 +242,8 @@ def test_the_design_resolves_more_where_there_is_more_data():
     assert small.clusters == 1
     assert large.clusters == 16
     assert not small.directions
+    assert not small.cluster_directions
+    assert large.cluster_directions > 16
     assert large.directions == large.dimension
 
 
@@ -240,6 +273,46 @@ def test_beyond_its_own_directions_a_class_has_the_pooled_covariance():
     np.testing.assert_allclose(second[0, 0], 36.0, rtol=0.1)
     np.testing.assert_allclose(first[2:, 2:], second[2:, 2:], atol=2e-3)
     np.testing.assert_allclose(np.diag(first)[4:], 0.5 * (0.01 + 0.16), rtol=0.2)
+
+
+def two_clusters(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of two classes, each of two clusters apart on the first axis: the left ones vary along
+    the second axis, the right ones along a line between the second and third."""
+    generator = np.random.default_rng(0)
+    labels, side = np.arange(count) % 2, np.arange(count) // 2 % 2
+    rows = generator.normal(size=(count, 6)) * np.array([0.3, 0.2, 0.2, 0.1, 0.1, 0.1])
+    rows[:, 0] += np.where(side, 4.0, -4.0)
+    along = generator.normal(size=count)
+    rows[:, 1] += np.where(side, 1.0, 2.0) * along
+    rows[:, 2] += np.where(side, along, 0.0)
+    return rows, labels
+
+
+def test_a_cluster_has_a_covariance_of_its_own_in_its_classs_leading_directions():
+    rows, labels = two_clusters(8000)
+    chosen = design_prior(
+        public_size=8000,
+        classes=2,
+        pixels=6,
+        noise_multiplier=0.0,
+        clusters=2,
+        cluster_directions=3,
+    )
+    releases = Releases(PrivateUnits(rows, labels), 6, 2, chosen, Session(None, SeededNoise(0)))
+    found = collect(releases, chosen, np.random.default_rng(1))
+    assert found.roots.shape == (2, 2, 3, 3)
+    for y in range(2):
+        frame = np.linalg.eigh(found.covariances[y])[1][:, ::-1][:, :3]
+        for k in range(2):
+            right = found.centres[y, k, 0] > 0
+            own = rows[(labels == y) & ((rows[:, 0] > 0) == right)]
+            true = frame.T @ np.cov(own.T) @ frame
+            root = found.roots[y, k]
+            assert np.linalg.norm(root @ root.T - true) < 0.25 * np.linalg.norm(true)
+            shared = frame.T @ found.covariances[y] @ frame
+            assert np.linalg.norm(shared - true) > 0.4 * np.linalg.norm(true)
+            lengths = np.linalg.norm(root, axis=0)  # from the largest down: detail is the last ones
+            assert (np.diff(lengths) <= 1e-9).all()
 
 
 def test_pure_noise_is_shrunk_away():

@@ -102,6 +102,11 @@ class PriorConfig(_Section):
     clusters: PositiveCount | None = Field(
         None, description="Gaussians per class; unset, a public rule"
     )
+    cluster_directions: Count | None = Field(
+        None,
+        description="leading directions of a class in which each of its Gaussians has a covariance "
+        "of its own; 0: none; unset, a public rule",
+    )
     normalise: Literal["none", "brightness", "shift", "affine"] = Field(
         "none",
         description="what differs between images of one shape and is modelled apart from it: "

@@ -37,13 +37,15 @@ def draw_vectors(
     white: int,
     generator: torch.Generator | None = None,
     detail: Tensor | None = None,
+    roots: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors (N, E) in two parts, one for each of ``labels`` (N,), and the labels; -1 draws the
     class.
 
     The first is the centre and what lies in the kept directions. The second, (N, E + white), is the
     floor's part and after it ``white`` standard normal numbers. ``detail`` (N,) scales all but the
-    leading directions, and the second part.
+    leading directions, and the second part. ``roots`` (Y, K, S, S): a component's covariance in the
+    first S of its class's directions is A A^T of its own, in place of diag(variances).
     """
     means = gaussians.means
     device, dtype, size = means.device, means.dtype, means.shape[2]
@@ -62,8 +64,12 @@ def draw_vectors(
         chosen = _pick(gaussians.weights[y], choices[1, rows])
         outside = noise[rows, :size]
         noise[rows, :size] = gaussians.floor[y].sqrt() * (outside - outside @ basis @ basis.T)
-        within = (gaussians.variances[y].sqrt() * inside[rows]) @ basis.T
-        vectors[rows] = means[y, chosen] + within
+        within = gaussians.variances[y].sqrt() * inside[rows]
+        if roots is not None and (own := roots.shape[3]):
+            for component in range(roots.shape[1]):
+                members = chosen == component
+                within[members, :own] = inside[rows[members], :own] @ roots[y, component].T
+        vectors[rows] = means[y, chosen] + within @ basis.T
     return vectors, noise, labels
 
 

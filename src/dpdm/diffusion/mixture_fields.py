@@ -13,8 +13,9 @@ from dpdm.errors import DpdmError
 
 _GAUSSIANS = ("class_weights", "weights", "means", "basis", "variances", "floor")
 FIELDS = (*_GAUSSIANS, "rest")
-POSED_FIELDS = (*FIELDS, "poses", "pose_scale", "augment", "detail")
+POSED_FIELDS = (*FIELDS, "poses", "pose_scale", "augment", "detail", "roots")
 _TOLERANCE = 1e-3
+_NONE = torch.empty(0)
 
 
 def _shape_problem(size: int, fields: Mapping[str, Tensor]) -> str | None:
@@ -43,7 +44,9 @@ def _shape_problem(size: int, fields: Mapping[str, Tensor]) -> str | None:
             f"has {classes} classes, {components} components, {dimension} coefficients, {poses} "
             f"pose parameters and {rank} directions for images of {size} values"
         )
-    rest = size - dimension
+    rest, own = size - dimension, fields["roots"].shape[-1] if posed else 0
+    if own > rank:
+        return f"has roots in {own} directions where there are {rank}"
     expected = {
         "class_weights": (classes,),
         "weights": (classes, components),
@@ -56,6 +59,7 @@ def _shape_problem(size: int, fields: Mapping[str, Tensor]) -> str | None:
         "pose_scale": (poses,),
         "augment": (),
         "detail": (),
+        "roots": (classes, components, own, own),
     }
     for name in POSED_FIELDS if posed else FIELDS:
         if tuple(fields[name].shape) != expected[name]:
@@ -99,7 +103,12 @@ def normalised(
 
 
 def checked(image_shape: tuple[int, int, int], fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The fields as they are, if they are those of a prior. Raises DpdmError."""
+    """The fields as they are, if they are those of a prior. Raises DpdmError.
+
+    A sampler of before there were ``roots`` has none.
+    """
+    if "poses" in fields and "roots" not in fields and fields.get("weights", _NONE).ndim == 2:
+        fields = {**fields, "roots": fields["weights"].new_zeros(*fields["weights"].shape, 0, 0)}
     problem = _shape_problem(math.prod(image_shape), fields) or _value_problem(fields)
     if problem is None:
         sums = torch.cat([fields["class_weights"].sum().reshape(1), fields["weights"].sum(dim=1)])

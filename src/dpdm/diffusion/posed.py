@@ -31,7 +31,8 @@ class PosedSampler(nn.Module):
     class_weights (Y,), weights (Y, K), means (Y, K, E), basis (Y, E, R), variances (Y, R), floor
     (Y,), rest (Y, P - D), poses (Y, Q), pose_scale (Q,) pose per unit of a vector's entry, augment
     () the strength of augmentation, detail () in [0, 1]: how much images of a class differ in their
-    amount of fine detail, which is multiplied by a number uniform between 1 - detail and 1.
+    amount of fine detail, which is multiplied by a number uniform between 1 - detail and 1; roots
+    (Y, K, S, S), A of a component's own covariance A A^T in the first S directions of its class.
     """
 
     class_weights: Tensor
@@ -45,6 +46,7 @@ class PosedSampler(nn.Module):
     pose_scale: Tensor
     augment: Tensor
     detail: Tensor
+    roots: Tensor
 
     def __init__(self, image_shape: tuple[int, int, int], fields: Mapping[str, Tensor]) -> None:
         """Raises DpdmError, naming the field, for a wrong shape or value."""
@@ -71,7 +73,9 @@ class PosedSampler(nn.Module):
         if float(self.detail) > 0.0:
             how = {"generator": generator, "device": self.means.device}
             detail = 1.0 - self.detail * uniform(labels.shape, **how)  # type: ignore[arg-type]
-        vectors, noise, labels = draw_vectors(self, labels, self.rest.shape[1], generator, detail)
+        vectors, noise, labels = draw_vectors(
+            self, labels, self.rest.shape[1], generator, detail, self.roots
+        )
         size, whole = self.dimension, self.means.shape[2]
         own = self.poses[labels]
         deviation = (vectors + noise[:, :whole])[:, size:] * self.pose_scale

@@ -96,6 +96,7 @@ class Forecast:
             "prior_noise_multiplier": prior.noise_multiplier if prior else None,
             "prior_dimension": prior.dimension if prior else None,
             "prior_clusters": prior.clusters if prior else None,
+            "prior_cluster_directions": prior.cluster_directions if prior else None,
             "image_passes": self.plan.image_passes,
             "parameters": self.parameters,
             "pretrained_on": self.pretrained_on,
@@ -119,6 +120,8 @@ class Forecast:
             own = "one covariance for all"
             if plan.prior.directions:
                 own = f"its own covariance in {plan.prior.directions} directions"
+            if plan.prior.cluster_directions:
+                own += f", a Gaussian's in {plan.prior.cluster_directions} of them"
             rows.append(("prior", f"{kinds}; noise multiplier {plan.prior.noise_multiplier:.4g}"))
             rows.append(
                 (

@@ -246,6 +246,7 @@ def prior_design(
         pixels=pixels,
         dimension=config.prior.dimension,
         clusters=config.prior.clusters,
+        cluster_directions=config.prior.cluster_directions,
         pose=POSE_SIZES[config.prior.normalise],
         texture=config.prior.texture,
     )

@@ -238,8 +238,7 @@ def test_3_undone_another_sampling_gives_more_away(monkeypatch, setting, mask):
 
 def prior_release(name: str) -> Release:
     """One of the prior's releases, for images of two classes and four coefficients."""
-    kinds = ("moments", "means", "scatter", "clusters", "class scatter", "poses", "texture")
-    shares = dict.fromkeys(kinds, 0.2)
+    shares = dict.fromkeys(("means", "scatter", *STATISTICS), 0.2)
     # A row is coefficients alone; of the last two statistics, a pose or energies alone.
     design = PriorDesign(0 if name in ("poses", "texture") else 3, 2, 1.5, shares)
     means, directions = np.zeros((2, 3)), np.eye(3)[:, :2]
@@ -250,6 +249,9 @@ def prior_release(name: str) -> Release:
         "pooled scatter": lambda r: r.scatter(means, 0.7),
         "clusters": lambda r: r.cluster_step(means, directions, centres, 0.7, 3),
         "class scatter": lambda r: r.class_scatter(means, directions, centres, np.eye(3), 0.7),
+        "cluster scatter": lambda r: r.cluster_scatter(
+            means, directions, centres, np.stack([np.eye(3)] * 2), np.ones(2), 0.7
+        ),
         "poses": lambda r: r.poses(),
         "texture": lambda r: r.texture(0.35),
     }
@@ -262,6 +264,7 @@ STATISTICS = (
     "pooled scatter",
     "clusters",
     "class scatter",
+    "cluster scatter",
     "poses",
     "texture",
 )
@@ -547,7 +550,7 @@ def test_6_features_that_look_at_other_images_are_refused():
         units.prepare(lambda rows, labels: rows.reshape(len(rows), -1) - rows.mean())
 
 
-@pytest.mark.parametrize("name", ["pooled scatter", "clusters", "class scatter"])
+@pytest.mark.parametrize("name", ["pooled scatter", "clusters", "class scatter", "cluster scatter"])
 def test_6_undone_a_contribution_that_subtracts_the_batchs_mean_is_seen(monkeypatch, name):
     proper = releases._residuals
 
@@ -559,7 +562,7 @@ def test_6_undone_a_contribution_that_subtracts_the_batchs_mean_is_seen(monkeypa
     assert attack_6_contributions(name) > 0.5
 
 
-@pytest.mark.parametrize("name", ["pooled scatter", "clusters", "class scatter"])
+@pytest.mark.parametrize("name", ["pooled scatter", "clusters", "class scatter", "cluster scatter"])
 def test_6_a_contribution_that_looks_at_other_images_is_refused(monkeypatch, name):
     proper = releases._residuals
     monkeypatch.setattr(releases, "_residuals", lambda *g: proper(*g) - proper(*g).mean(axis=0))

@@ -23,15 +23,22 @@ _WITH_CLUSTERS = {
     "clusters": 0.10,
     "class scatter": 0.42,
 }
+_CLUSTER_SCATTER = 0.2
+"""Share of the scatter per cluster, where it is released."""
+
 _POSES, _TEXTURE = 0.03, 0.02
 """Shares where poses and texture are released; the others shrink in proportion."""
 
 CLUSTER_STEPS = 3
 """Lloyd steps that share the budget of the cluster search; one more releases the clusters."""
 
+LARGEST_RANK = 128
+"""Directions kept per class; the others share one variance."""
+
 _LARGEST_DIMENSION = 500
 _LARGEST_CLUSTERS = 16
 _RESOLUTION_A_DIRECTION, _FEWEST_DIRECTIONS = 8, 16
+_MOST_CLUSTER_DIRECTIONS, _IMAGES_A_DIRECTION = 60, 5
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,8 @@ class PriorDesign:
         pose: number Q of pose parameters that are modelled with the coefficients.
         directions: number R of directions in which each class has a covariance of its own; beyond
             them, and in all of them where it is 0, classes share the pooled one.
+        cluster_directions: number S of a class's leading directions in which each of its clusters
+            has a covariance of its own; beyond them clusters share the class's.
     """
 
     dimension: int
@@ -54,6 +63,7 @@ class PriorDesign:
     shares: dict[str, float]
     pose: int = 0
     directions: int = 0
+    cluster_directions: int = 0
 
     def noise_of(self, statistic: str) -> float:
         """Noise multiplier of one release of a statistic."""
@@ -79,6 +89,7 @@ def design_prior(
     noise_multiplier: float,
     dimension: int | None = None,
     clusters: int | None = None,
+    cluster_directions: int | None = None,
     pose: int = 0,
     texture: bool = False,
 ) -> PriorDesign:
@@ -89,7 +100,9 @@ def design_prior(
     D = 150, 400, 500 and K = 1, 8, 16. Where K is 1, the covariance of a class is released in n /
     sigma / 8 leading directions of the pooled one: its noise is then, in Frobenius norm, about an
     eighth of its clip norm squared. Where that leaves fewer than 16, the budget goes to the means
-    and the pooled one (docs/trials.md, digits at epsilon 1).
+    and the pooled one (docs/trials.md, digits at epsilon 1). Where K is more, each cluster has a
+    covariance of its own in as many of its class's leading directions as the same bound allows for
+    a cluster, at most 60 and a fifth of its images; fewer than 16 are none.
 
     Args:
         public_size: declared number of units.
@@ -98,6 +111,7 @@ def design_prior(
         noise_multiplier: of the whole prior; 0 for a run without privacy.
         dimension: fixes D, at most ``pixels``.
         clusters: fixes K.
+        cluster_directions: fixes S.
         pose: number of pose parameters Q.
         texture: whether classes differ in what lies beyond the D frequencies.
     """
@@ -120,6 +134,13 @@ def design_prior(
     extra = {"poses": _POSES} if pose else {}
     if texture and chosen_dimension < pixels:
         extra["texture"] = _TEXTURE
+    own = 0
+    if chosen_clusters > 1:
+        images = public_size / classes / chosen_clusters
+        found = _cluster_directions(images, resolution / chosen_clusters)
+        own = min(size, LARGEST_RANK, found if cluster_directions is None else cluster_directions)
+    if own:
+        extra["cluster scatter"] = _CLUSTER_SCATTER
     left = 1.0 - sum(extra.values())
     scaled = {name: left * share for name, share in shares.items()}
     return PriorDesign(
@@ -129,4 +150,11 @@ def design_prior(
         {**scaled, **extra},
         pose,
         directions,
+        own,
     )
+
+
+def _cluster_directions(images: float, resolution: float) -> int:
+    """S, from images per cluster, and these over the noise multiplier."""
+    found = min(resolution / _RESOLUTION_A_DIRECTION, images / _IMAGES_A_DIRECTION)
+    return min(_MOST_CLUSTER_DIRECTIONS, round(found)) if found >= _FEWEST_DIRECTIONS else 0

@@ -171,6 +171,40 @@ class Releases:
         noised = mechanism.release(self._units, contribution, self._session)
         return noised, mechanism.deviation / math.sqrt(2.0)
 
+    def cluster_scatter(
+        self,
+        means: Array,
+        directions: Array,
+        offsets: Array,
+        frames: Array,
+        scales: Array,
+        max_norm: float,
+    ) -> tuple[Array, float]:
+        """Per class and cluster, the scatter about the centre in the class's directions ``frames``
+        (Y, E, S), orthonormal, over the class's scale (Y,): (Y, K, S, S) and off-diagonal noise."""
+        classes, clusters, _ = offsets.shape
+
+        def contribution(rows: Array, private: Integers | None) -> tuple[Array, Integers]:
+            labels = _labels(rows, private)
+            vectors = _residuals(rows, labels, means)
+            nearest = _nearest(vectors @ directions, labels, offsets)
+            vectors = vectors - offsets[labels, nearest] @ directions.T
+            turned = np.empty((len(rows), frames.shape[2]))
+            for label, (frame, scale) in enumerate(zip(frames, scales, strict=True)):
+                members = labels == label
+                turned[members] = vectors[members] @ frame / scale
+            return turned, labels * clusters + nearest
+
+        mechanism = NoisedScatter(
+            "prior cluster scatter",
+            self._design.noise_of("cluster scatter"),
+            max_norm,
+            classes * clusters,
+        )
+        noised = mechanism.release(self._units, contribution, self._session)
+        by_cluster = noised.reshape(classes, clusters, *noised.shape[1:])
+        return by_cluster, mechanism.deviation / math.sqrt(2.0)
+
 
 def _labels(rows: Array, labels: Integers | None) -> Integers:
     return np.zeros(len(rows), np.int64) if labels is None else labels

@@ -94,6 +94,12 @@ def clean_eigenvalues(noised: Array, deviation: float, floor: float) -> Array:
     return cleaned
 
 
+def leading_directions(covariance: Array, count: int) -> tuple[Array, Array]:
+    """The largest eigenvalues (R,) and their eigenvectors (D, R), from the largest down."""
+    values, vectors = np.linalg.eigh(covariance)
+    return values[::-1][:count], vectors[:, ::-1][:, :count]
+
+
 def clean_deviation(noised: Array, deviation: float, vectors: Array) -> Array:
     """A class's covariance minus the pooled one (D, D), shrunk towards no difference.
 

@@ -18,6 +18,7 @@ from dpdm.training.prior.shrinkage import (
     clean_deviation,
     clean_eigenvalues,
     frequency_bands,
+    leading_directions,
     positive_definite,
     shrink_counts,
     shrink_means,
@@ -25,6 +26,10 @@ from dpdm.training.prior.shrinkage import (
 
 _CLIP = 1.15
 """Clip norm over the root mean square that an earlier release gives (DESIGN.md: 1.1 to 1.3)."""
+
+_CLUSTER_CLIP = 1.6
+"""Clip norm of an image about its cluster's centre over its class's root mean square: clusters
+differ, and a tighter one takes from the wide ones."""
 
 _SMALLEST_VARIANCE = 1e-4
 """Least variance of a DCT coefficient of an image in [-1, 1]."""
@@ -44,6 +49,7 @@ class Statistics:
     centres: Array  # (Y, K, E)
     weights: Array  # (Y, K)
     covariances: Array  # (Y, E, E)
+    roots: Array  # (Y, K, S, S): A A^T is a cluster's covariance in its class's leading directions
     rest_variance: float
     texture: Array | None  # (Y, G) mean energies
     pose_weight: float
@@ -114,9 +120,15 @@ def collect(releases: Releases, design: PriorDesign, generator: np.random.Genera
                 for own, count in zip(noised, counts, strict=True)
             ]
         )
+    roots = np.zeros((*weights.shape, 0, 0))
+    if design.cluster_directions:
+        sizes = counts[:, None] * weights
+        roots = _roots(releases, means, directions, offsets, sizes, covariances, design)
     centres = means[:, None] + offsets @ directions.T
     rest_variance = rest_square / max(pixels - dimension, 1)
-    return Statistics(counts, centres, weights, covariances, rest_variance, texture, pose_weight)
+    return Statistics(
+        counts, centres, weights, covariances, roots, rest_variance, texture, pose_weight
+    )
 
 
 def _texture(releases: Releases, mean_energy: float, counts: Array) -> Array:
@@ -153,6 +165,39 @@ def _clusters(
         weights = sizes / sizes.sum(axis=1, keepdims=True)
     offsets -= (weights[..., None] * offsets).sum(axis=1, keepdims=True)
     return offsets, weights, directions
+
+
+def _roots(
+    releases: Releases,
+    means: Array,
+    directions: Array,
+    offsets: Array,
+    sizes: Array,
+    covariances: Array,
+    design: PriorDesign,
+) -> Array:
+    """Roots (Y, K, S, S) of each cluster's covariance, which is shrunk towards its class's.
+
+    Rows are divided by the root of the variance that their class has in these directions, so that
+    one clip norm is as tight for every class.
+    """
+    found = [leading_directions(own, design.cluster_directions) for own in covariances]
+    frames = np.stack([vectors for _, vectors in found])
+    scales = np.sqrt([values.sum() for values, _ in found])
+    noised, noise = releases.cluster_scatter(
+        means, directions, offsets, frames, scales, _CLUSTER_CLIP
+    )
+    axes = np.eye(design.cluster_directions)
+    roots = np.empty_like(noised)
+    for y, (values, _) in enumerate(found):
+        base = np.diag(values) / scales[y] ** 2
+        for k, own in enumerate(noised[y]):
+            size = sizes[y, k]
+            covariance = base + clean_deviation(own / size - base, noise / size, axes)
+            variances, vectors = leading_directions(covariance, len(axes))
+            floor = _SMALLEST_VARIANCE / scales[y] ** 2
+            roots[y, k] = scales[y] * vectors * np.sqrt(np.maximum(variances, floor))
+    return roots
 
 
 def _within_clusters(*estimates: tuple[Array, float]) -> Array:
