@@ -159,10 +159,7 @@ class Releases:
 
         def contribution(rows: Array, private: Integers | None) -> tuple[Array, Integers]:
             labels = _labels(rows, private)
-            vectors = _residuals(rows, labels, means)
-            if offsets.shape[1] > 1:
-                nearest = _nearest(vectors @ directions, labels, offsets)
-                vectors = vectors - offsets[labels, nearest] @ directions.T
+            vectors, _ = _about_centres(rows, labels, means, directions, offsets)
             return vectors @ frame, labels
 
         mechanism = NoisedScatter(
@@ -186,9 +183,7 @@ class Releases:
 
         def contribution(rows: Array, private: Integers | None) -> tuple[Array, Integers]:
             labels = _labels(rows, private)
-            vectors = _residuals(rows, labels, means)
-            nearest = _nearest(vectors @ directions, labels, offsets)
-            vectors = vectors - offsets[labels, nearest] @ directions.T
+            vectors, nearest = _about_centres(rows, labels, means, directions, offsets)
             turned = np.empty((len(rows), frames.shape[2]))
             for label, (frame, scale) in enumerate(zip(frames, scales, strict=True)):
                 members = labels == label
@@ -214,6 +209,17 @@ def _residuals(rows: Array, labels: Integers, means: Array) -> Array:
     """Every image's modelled coefficients minus its class's mean, (N, D)."""
     residuals: Array = rows[:, : means.shape[1]] - means[labels]
     return residuals
+
+
+def _about_centres(
+    rows: Array, labels: Integers, means: Array, directions: Array, offsets: Array
+) -> tuple[Array, Integers]:
+    """Every image's coefficients minus the nearest of its class's centres, and which that is."""
+    vectors = _residuals(rows, labels, means)
+    if offsets.shape[1] == 1:
+        return vectors, np.zeros(len(rows), np.int64)
+    nearest = _nearest(vectors @ directions, labels, offsets)
+    return vectors - offsets[labels, nearest] @ directions.T, nearest
 
 
 def _nearest(projected: Array, labels: Integers, centres: Array) -> Integers:
