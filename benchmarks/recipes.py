@@ -14,7 +14,7 @@ Runs lie in `--work` and go on there after an interruption. Lines are appended t
 the markers of `docs/results.md` is written from them, with a picture of each set. `--held-out`
 keeps 10,000 training images out and measures on those instead, with runs in `--work`/held-out, and
 writes nothing: settings are chosen that way (`--set`), never on the test images. `--document` only
-writes the page.
+writes the page, and the table of the README.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import (
+    ROOT,
     append_line,
     find_device,
     lines_so_far,
@@ -41,6 +42,7 @@ from common import (
     run_command,
     write_between,
 )
+from common import table as padded
 
 from dpdm import Config, Run, load_config, open_dataset, pipeline
 from dpdm.data import Dataset
@@ -315,6 +317,37 @@ def document(lines: Sequence[Line], page: Path) -> None:
     write_between(page, (BEGIN, END), section(lines))
 
 
+def summary(lines: Sequence[Line]) -> str:
+    """The table of the README: medians of the CNN's accuracy, and the prior's seconds."""
+
+    def medians(name: str, epsilon: str, stage: str) -> tuple[str, str]:
+        key = (name, epsilon, stage)
+        found = [line for line in lines if (line["set"], line["epsilon"], line["stage"]) == key]
+        if not found:
+            return "", ""
+        accuracy = statistics.median(100 * line["accuracy"]["cnn"] for line in found)
+        return (
+            f"{accuracy:.1f}",
+            f"{statistics.median(line['train_seconds'] for line in found):.0f}",
+        )
+
+    rows = []
+    for name, title in SETS.items():
+        for epsilon in EPSILONS:
+            alone = is_prior_alone(name, epsilon)
+            prior, seconds = medians(name, epsilon, PRESET if alone else PRIOR)
+            preset = "" if alone else medians(name, epsilon, PRESET)[0]
+            paper = f"{100 * published(name, epsilon).accuracy['cnn']:.1f}"
+            feta = str(_DP_FETA[name].get(epsilon, ""))
+            rows.append((f"{title}, {epsilon}", prior, seconds, preset, paper, feta))
+    return padded(("set, epsilon", "prior alone", "its s", "preset", "DPDM", "DP-FETA"), rows)
+
+
+def summarise(lines: Sequence[Line], readme: Path) -> None:
+    """Writes the table between the markers of the README."""
+    write_between(readme, (BEGIN, END), summary(lines))
+
+
 def picture(samples: Samples, data: Dataset, path: Path) -> None:
     """Ten samples a class, not picked."""
     path.write_bytes(png_bytes(sample_grid(*samples, data.classes, 10, scale=2, gap=2)))
@@ -326,7 +359,7 @@ def made_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="folder that holds mnist/ and fashion/")
     parser.add_argument("--work", type=Path, default=Path("runs/recipes"), help="the runs")
     parser.add_argument(
-        "--out", type=Path, default=Path("docs/results"), help="another folder measures all anew"
+        "--out", type=Path, default=ROOT / "docs/results", help="another folder measures all anew"
     )
     parser.add_argument("--only", nargs="*", choices=ROWS, help="all, where none is named")
     parser.add_argument("--stage", choices=RELEASED, action="append")
@@ -381,6 +414,8 @@ def main() -> None:
                     picture(samples, data, options.out / f"recipes-{name}.png")
     if not options.held_out:
         document(lines_so_far(results), page)
+        if results.parent == ROOT / "docs" / "results":
+            summarise(lines_so_far(results), ROOT / "README.md")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def lines(name: str) -> list[dict]:
             for name in MEASURED
         ),
         ("recipes", recipes.document, "results.md"),
+        ("recipes", recipes.summarise, "../README.md"),
         ("colour", colour.document, "results.md"),
         ("protocol", protocol.document, "results.md"),
         ("trials", trials.document, "trials.md"),
@@ -47,7 +48,7 @@ def lines(name: str) -> list[dict]:
     ],
 )
 def test_tables_of_a_page_are_those_of_the_lines(name, write, page, tmp_path):
-    copy = tmp_path / page
+    copy = tmp_path / Path(page).name
     shutil.copyfile(DOCS / page, copy)
     write(lines(name), copy)
     assert copy.read_text("utf-8") == (DOCS / page).read_text("utf-8")
