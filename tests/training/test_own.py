@@ -1,4 +1,4 @@
-"""The preset `own` on small collections of a person's: grey, colour, without classes."""
+"""The presets `own` and `own-prior` on small collections of a person's: grey, colour, without classes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ def collection(tmp_path, channels: int, labelled: bool = True) -> dpdm.Dataset:
     return dpdm.open_dataset(str(path))
 
 
-def test_samples_of_a_colour_collection_have_its_classes_colours_and_layout(tmp_path):
-    run = train(collection(tmp_path, 3), dpdm.load_config("own", SHORT), tmp_path / "run")
+@pytest.mark.parametrize(("preset", "settings"), [("own", SHORT), ("own-prior", ())])
+def test_samples_of_a_colour_collection_have_its_classes_colours_and_layout(
+    preset, settings, tmp_path
+):
+    run = train(collection(tmp_path, 3), dpdm.load_config(preset, settings), tmp_path / "run")
     assert run.statement()["epsilon"] <= 10
     images, labels = run.model().sample(60, seed=0)
     assert images.shape == (60, 12, 12, 3)
