@@ -1,4 +1,4 @@
-"""The presets `own` and `own-prior` on small collections of a person's: grey, colour, without classes."""
+"""`own` and `own-prior` on small collections of a person's: grey, colour, without classes."""
 
 from __future__ import annotations
 
