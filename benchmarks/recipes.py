@@ -76,7 +76,6 @@ STAGES = {
     "After DP-SGD, 80 steps": "tried: 80 steps of 2,048, labels as asked for",
     "preset, 80 steps": "tried: 80 steps of 2,048 (the preset of commit 1d18d38)",
     "preset, labeller": "tried: with a labeller (the preset of commit 0f31924)",
-    "Pretrained, shared": "tried: clusters share a covariance, before gradient steps",
     "preset, shared": "tried: clusters share a covariance (the preset of commit 7d33183)",
     PRESET: "**the preset**",
     ON_GPU: "the paper's network, pretrained, on one H100",
