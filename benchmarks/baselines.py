@@ -94,8 +94,9 @@ def of_the_preset(name: str, epsilon: float) -> dict[str, float]:
     """Accuracies of the preset's row in `recipes.py`, medians over the runs that are there."""
     rows = [
         row["accuracy"]
-        for row in lines_so_far(RESULTS / "recipes.jsonl")
-        if (row["set"], float(row["epsilon"]), row["stage"]) == (name, epsilon, recipes.PRESET)
+        for row in recipes.lines_of(
+            lines_so_far(RESULTS / "recipes.jsonl"), name, f"{epsilon:g}", recipes.PRESET
+        )
     ]
     if not rows:
         raise SystemExit(

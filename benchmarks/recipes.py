@@ -270,6 +270,12 @@ def stage_options(stage: str) -> str:
     return f"--stage {PRESET} --ablation"
 
 
+def lines_of(lines: Sequence[Line], name: str, epsilon: str, stage: str) -> list[Line]:
+    """The runs of a row."""
+    key = (name, epsilon, stage)
+    return [line for line in lines if (line["set"], line["epsilon"], line["stage"]) == key]
+
+
 def table(lines: Sequence[Line], name: str) -> list[str]:
     """Markdown rows of a set: one for each epsilon and stage."""
     rows = [
@@ -279,8 +285,7 @@ def table(lines: Sequence[Line], name: str) -> list[str]:
     ]
     for epsilon in EPSILONS:
         for stage, title in STAGES.items():
-            key = (name, epsilon, stage)
-            found = [line for line in lines if (line["set"], line["epsilon"], line["stage"]) == key]
+            found = lines_of(lines, name, epsilon, stage)
             if not found:
                 continue
             if stage == PRESET and is_prior_alone(name, epsilon):
@@ -320,8 +325,7 @@ def summary(lines: Sequence[Line]) -> str:
     """The table of the README: medians of the CNN's accuracy, and the prior's seconds."""
 
     def medians(name: str, epsilon: str, stage: str) -> tuple[str, str]:
-        key = (name, epsilon, stage)
-        found = [line for line in lines if (line["set"], line["epsilon"], line["stage"]) == key]
+        found = lines_of(lines, name, epsilon, stage)
         if not found:
             return "", ""
         accuracy = statistics.median(100 * line["accuracy"]["cnn"] for line in found)

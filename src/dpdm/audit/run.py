@@ -295,7 +295,7 @@ def _losses(trainer: _AuditedTrainer, family: ImageCanaries) -> Array:
     """(m,) denoising loss of the trained model on each image, over views the same for all."""
     denoiser, settings = trainer.denoiser.eval(), diffusion_of(trainer.config)
     place, shape = trainer.device, trainer.facts.image_shape
-    images = to_model_space(torch.from_numpy(np.array(family.images)).to(place), place)
+    images = to_model_space(family.images, place)
     labels = None if family.labels is None else torch.from_numpy(family.labels).to(place)
     sigma, noise = draw_views(
         "stratified",

@@ -78,7 +78,6 @@ def _in_chunks(images: Images, function: Callable[[Tensor, int], Tensor]) -> Row
     """
     parts = []
     for start in range(0, len(images), _CHUNK):
-        # A copy: torch does not take the read-only arrays of a data set.
         part = np.zeros((_CHUNK, *images.shape[1:]), np.uint8)
         count = len(images[start : start + _CHUNK])
         part[:count] = images[start : start + _CHUNK]

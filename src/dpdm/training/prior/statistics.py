@@ -95,7 +95,7 @@ def collect(releases: Releases, design: PriorDesign, generator: np.random.Genera
         offsets, weights, directions = _clusters(releases, means, pooled, counts, design, generator)
     covariances = np.broadcast_to(pooled, (len(counts), *pooled.shape))
     if design.directions:
-        frame = np.linalg.eigh(pooled)[1][:, ::-1][:, : design.directions]
+        _, frame = leading_directions(pooled, design.directions)
         shares = counts / size
         spread = np.einsum("y,yk,ykr,yks->rs", shares, weights, offsets, offsets)
         between = directions @ spread @ directions.T
@@ -109,7 +109,7 @@ def collect(releases: Releases, design: PriorDesign, generator: np.random.Genera
                 (apart, noise * math.sqrt(len(counts)) / size),
             )
         base = frame.T @ pooled @ frame
-        axes = np.linalg.eigh(base)[1][:, ::-1]
+        _, axes = leading_directions(base, len(base))
         covariances = np.stack(
             [
                 positive_definite(
@@ -148,9 +148,8 @@ def _clusters(
     generator: np.random.Generator,
 ) -> tuple[Array, Array, Array]:
     """Private k-means per class: offsets (Y, K, R), weights (Y, K), directions (D, R)."""
-    values, vectors = np.linalg.eigh(pooled)
     rank = min(_SEARCH_DIMENSION, design.dimension)
-    directions, values = vectors[:, ::-1][:, :rank], values[::-1][:rank]
+    values, directions = leading_directions(pooled, rank)
     shape = (len(counts), design.clusters, rank)
     offsets = 0.7 * np.sqrt(values) * generator.standard_normal(shape)
     weights = np.full(shape[:2], 1.0 / design.clusters)
