@@ -123,6 +123,10 @@ def check(device: str) -> dict[str, float]:
                     gradients = step_of(task, precision == "bfloat16", unit=True)()
                     name = f"{units} units of {views}, {precision}, {layout}"
                     found[name] = error(gradients, exact)  # type: ignore[arg-type]
+        own = {key: value.cpu() for key, value in gradients.items()}  # type: ignore[attr-defined]
+        sums = clip_and_sum(gradients, MAX_NORM).sums  # type: ignore[arg-type]
+        name = f"{units} units of {views}, clipped and summed, against the CPU's of the same"
+        found[name] = error(sums, clip_and_sum(own, MAX_NORM).sums)
     return found
 
 
@@ -192,6 +196,7 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--profile", type=int, default=0, help="kernels to list of a step")
     made.add_argument("--only", nargs="*", default=[], help="rows; without the check")
+    made.add_argument("--check", action="store_true", help="the check too")
     made.add_argument("--units", type=int, help="512 on a card, else 4")
     made.add_argument("--views", type=int, default=8)
     options = made.parse_args()
@@ -200,7 +205,7 @@ def main() -> None:
     units, views = options.units or (512 if device == "cuda" else 4), options.views
     print(f"{results.where}\n", flush=True)
 
-    errors = {} if options.only else check(device)
+    errors = check(device) if options.check or not options.only else {}
     for name, value in errors.items():
         results.write(case="mnist", part="check", name=name, error=value)
     if errors:

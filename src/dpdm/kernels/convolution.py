@@ -47,6 +47,8 @@ def weight_gradient(
 ) -> Tensor:
     """(U, C_out, C_in, *kernel) float32, the gradient of each unit's part of sum g * conv(x).
 
+    Dense, with the input channels innermost: a copy would take as long as the sum over units.
+
     Args:
         x: (U R, C_in, H, W), inputs; read in place where its channels lie innermost.
         g: (U R, C_out, H', W'), of the dtype of x: gradients of the outputs.
@@ -93,7 +95,7 @@ def weight_gradient(
             num_warps=4,
             num_stages=stages,
         )
-    return dw.permute(0, 1, 4, 2, 3).contiguous()
+    return dw.permute(0, 1, 4, 2, 3)
 
 
 def _block(channels: int, most: int) -> int:

@@ -38,14 +38,22 @@ def usable(x: Tensor, groups: int) -> bool:
 
 
 def group_norm_forward(
-    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    shift: Tensor | None = None,
+    swish: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The normalised maps, like x, and (N, groups) float32 means and reciprocal deviations.
 
     Args:
         x: (N, C, H, W), for which ``usable(x, groups)`` holds.
         groups: as in ``torch.nn.functional.group_norm``, likewise ``eps``.
-        weight: (C,) or None; ``bias`` likewise.
+        weight: (C,), or (N, C) for rows with weights of their own, or None; ``bias`` likewise.
+        shift: (N, C), added to x first, or None.
+        swish: of y, return y sigmoid(y).
     """
     from dpdm.kernels._triton_group_norm import group_norm_forward_kernel
 
@@ -53,34 +61,45 @@ def group_norm_forward(
     y = torch.empty_like(x, memory_format=torch.channels_last)
     mean = x.new_empty((rows, groups), dtype=torch.float32)
     rstd = torch.empty_like(mean)
+    weight, bias, stride = _parameters(weight, bias)
     with device_of(x):
         group_norm_forward_kernel[(rows,)](
             x,
-            None if weight is None else weight.contiguous(),
-            None if bias is None else bias.contiguous(),
+            _dense(shift),
+            weight,
+            bias,
             y,
             mean,
             rstd,
             height * width,
+            stride,
             eps,
-            CHANNELS=channels,
             PER_GROUP=channels // groups,
-            HAS_WEIGHT=weight is not None,
-            HAS_BIAS=bias is not None,
+            SWISH=swish,
+            **_given(shift, weight, bias),
             **_launch(channels, height * width),
         )
     return y, mean, rstd
 
 
 def group_norm_backward(
-    g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient of x, like x, and (N, C) float32 gradients of weight and bias for each row.
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None = None,
+    shift: Tensor | None = None,
+    swish: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The gradient of x, like x, and (N, C) float32 gradients of weight, bias and, where there is
+    one, shift, for each row.
 
     Args:
         g: (N, C, H, W), the gradient of y; copied where its channels do not lie innermost.
-        x: as given to ``group_norm_forward``, likewise ``weight``.
+        x: as given to ``group_norm_forward``, likewise ``weight``, ``shift`` and ``swish``.
         mean: as returned by it, likewise ``rstd``.
+        bias: as given to it; needed with ``swish``.
     """
     from dpdm.kernels._triton_group_norm import group_norm_backward_kernel
 
@@ -88,23 +107,56 @@ def group_norm_backward(
     dx = torch.empty_like(x, memory_format=torch.channels_last)
     dw_rows = x.new_empty((rows, channels), dtype=torch.float32)
     db_rows = torch.empty_like(dw_rows)
+    dshift = None if shift is None else torch.empty_like(dw_rows)
+    weight, bias, stride = _parameters(weight, bias)
     with device_of(x):
         group_norm_backward_kernel[(rows,)](
             g.contiguous(memory_format=torch.channels_last),
             x,
-            mean.contiguous(),
-            rstd.contiguous(),
-            None if weight is None else weight.contiguous(),
+            _dense(shift),
+            _dense(mean),
+            _dense(rstd),
+            weight,
+            bias,
             dx,
+            dshift,
             dw_rows,
             db_rows,
             height * width,
-            CHANNELS=channels,
+            stride,
             PER_GROUP=channels // mean.shape[1],
-            HAS_WEIGHT=weight is not None,
+            SWISH=swish,
+            **_given(shift, weight, bias),
             **_launch(channels, height * width),
         )
-    return dx, dw_rows, db_rows
+    return dx, dw_rows, db_rows, dshift
+
+
+def _dense(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _parameters(
+    weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, int]:
+    """Both with dense channels, and from one row's to the next: 0 where rows share them."""
+    given = [tensor for tensor in (weight, bias) if tensor is not None]
+    strides = {tensor.stride() for tensor in given if tensor.ndim == 2}
+    if strides <= {(0, 1)}:
+        return _dense_channels(weight), _dense_channels(bias), 0
+    return _dense(weight), _dense(bias), given[0].shape[1]
+
+
+def _dense_channels(tensor: Tensor | None) -> Tensor | None:
+    return tensor.contiguous() if tensor is not None and tensor.ndim == 1 else tensor
+
+
+def _given(shift: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> dict[str, bool]:
+    return {
+        "HAS_SHIFT": shift is not None,
+        "HAS_WEIGHT": weight is not None,
+        "HAS_BIAS": bias is not None,
+    }
 
 
 def _launch(channels: int, positions: int) -> dict[str, int]:
@@ -115,4 +167,9 @@ def _launch(channels: int, positions: int) -> dict[str, int]:
     """
     warps = 16 if channels * positions > _LARGE_ROW else 8
     block_c = 1 << (channels - 1).bit_length()
-    return {"BLOCK_P": 16 * 32 * warps // block_c, "BLOCK_C": block_c, "num_warps": warps}
+    return {
+        "CHANNELS": channels,
+        "BLOCK_P": 16 * 32 * warps // block_c,
+        "BLOCK_C": block_c,
+        "num_warps": warps,
+    }

@@ -9,6 +9,7 @@ forward pass, and nothing mixes the images of a batch: per-unit gradients are de
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpdm.kernels import group_norm as kernel
+from dpdm.kernels import residual
 
 Resample = Literal["down", "up"]
 
@@ -41,6 +43,23 @@ def normalised(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     if torch.is_grad_enabled() or not kernel.usable(x, norm.num_groups):
         return norm(x)  # type: ignore[no-any-return]
     return kernel.group_norm_forward(x, norm.num_groups, norm.weight, norm.bias, norm.eps)[0]
+
+
+def normalised_swish(norm: nn.GroupNorm, x: Tensor, shift: Tensor | None = None) -> Tensor:
+    """swish(norm(x + shift)); ``shift`` (N, C), for each image and channel.
+
+    On a GPU by a kernel, which takes a row of parameters for each image: their gradients are then
+    gradients of these rows, whether of a unit or of all images.
+    """
+    if kernel.usable(x, norm.num_groups):
+        weight, bias = (p.expand(x.shape[:2]) for p in (norm.weight, norm.bias))
+        return residual.norm_swish(x, norm.num_groups, weight, bias, norm.eps, shift)
+    return F.silu(normalised(norm, x if shift is None else x + shift[:, :, None, None]))
+
+
+def without_bias(conv: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+    """``conv`` for whom adds its bias together with something else."""
+    return lambda x: F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
 
 
 def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
@@ -133,20 +152,39 @@ class ResidualBlock(nn.Module):
         initialise(self.conv_out, generator, gain=0.0)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = resampled(F.silu(normalised(self.norm_in, x)), self.resample)
+        h = resampled(normalised_swish(self.norm_in, x), self.resample)
+        if residual.usable(h):
+            return self._with_kernels(x, h, embedding)
         h = self.conv_in(h) + self.shift(embedding)[:, :, None, None]
         h = F.silu(normalised(self.norm_out, h))
         if self.dropout is not None:
             h = self.dropout(h)
-        return rescaled_sum(self._shortcut(x), self.conv_out(h))
+        if self.shortcut is not None:
+            x = self._resized(x, self.shortcut)
+        return rescaled_sum(x, self.conv_out(h))
 
-    def _shortcut(self, x: Tensor) -> Tensor:
-        if self.shortcut is None:
-            return x
+    def _with_kernels(self, x: Tensor, h: Tensor, embedding: Tensor) -> Tensor:
+        """The same from the first convolution on, with biases added where a kernel passes over the
+        map in any case."""
+        shift = self.shift(embedding) + self.conv_in.bias
+        h = normalised_swish(self.norm_out, without_bias(self.conv_in)(h), shift)
+        if self.dropout is not None:
+            h = self.dropout(h)
+        h = without_bias(self.conv_out)(h)
+        biases = self.conv_out.bias.expand(h.shape[:2])  # type: ignore[union-attr]
+        if self.shortcut is not None:
+            # A constant stays itself, whether pixels are copied or averaged.
+            x = self._resized(x, without_bias(self.shortcut))
+            biases = biases + self.shortcut.bias.expand(h.shape[:2])  # type: ignore[union-attr]
+        if residual.joins(x, h):
+            return residual.rescaled_sum(x, h, biases)
+        return rescaled_sum(x, h + biases[:, :, None, None])
+
+    def _resized(self, x: Tensor, shortcut: Callable[[Tensor], Tensor]) -> Tensor:
         if self.resample == "up":
             # A 1x1 convolution commutes with copying pixels; before it costs a quarter.
-            return resampled(self.shortcut(x), "up")
-        return self.shortcut(resampled(x, self.resample))  # type: ignore[no-any-return]
+            return resampled(shortcut(x), "up")
+        return shortcut(resampled(x, self.resample))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from dpdm.networks.blocks import (
     conv3x3,
     group_norm,
     initialise,
-    normalised,
+    normalised_swish,
 )
 
 
@@ -181,7 +181,7 @@ class UNet(nn.Module):
                 x = torch.cat([x, skips.pop()], dim=1)
             x = stage(x, embedding)
 
-        x = self.conv_out(F.silu(normalised(self.norm_out, x)))
+        x = self.conv_out(normalised_swish(self.norm_out, x))
         return x if self.patch == 1 else F.pixel_shuffle(x, self.patch)
 
     def _embedding(self, c_noise: Tensor, labels: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from dpdm.errors import RequestError
+from dpdm.kernels import weighted_sum
+from dpdm.privacy.gradients.packing import Packed
 
 Array = npt.NDArray[np.float64]
 
@@ -80,9 +82,13 @@ def per_unit_norms(gradients: Mapping[str, PerUnit]) -> Tensor:
     """
     if not gradients:
         raise RequestError("there are no gradients to clip: no parameter requires one")
+    return _norms_of(gradients.values())
+
+
+def _norms_of(gradients: Iterable[PerUnit]) -> Tensor:
     parts = [
         _outer_norms(gradient) if isinstance(gradient, OuterProducts) else _norms(gradient)
-        for gradient in gradients.values()
+        for gradient in gradients
     ]
     norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return norms
@@ -125,7 +131,10 @@ def clip_and_sum(
     """
     if isinstance(gradients, Elsewhere):
         return gradients.clip_and_sum(max_norm, weights)
-    norms = per_unit_norms(gradients)
+    if not gradients:
+        raise RequestError("there are no gradients to clip: no parameter requires one")
+    packed = Packed(gradients)
+    norms = _norms_of(packed.parts)
     factors = clip_factors(norms, max_norm)
     nonfinite = ~norms.isfinite()
     if weights is not None:
@@ -138,11 +147,10 @@ def clip_and_sum(
         nonfinite = nonfinite & (weights > 0)
     dropped = ~norms.isfinite()
     some = bool(dropped.any())
-    sums = {
-        name: _weighted_sum(gradient, factors, dropped if some else None)
-        for name, gradient in gradients.items()
-    }
-    return ClippedSum(sums, norms, nonfinite)
+    sums = [
+        _weighted_sum(gradient, factors, dropped if some else None) for gradient in packed.parts
+    ]
+    return ClippedSum(packed.by_name(sums), norms, nonfinite)
 
 
 def clip_rows(vectors: Array, max_norm: float) -> Array:
@@ -198,6 +206,9 @@ def _weighted_sum(gradient: PerUnit, factors: Tensor, dropped: Tensor | None) ->
             weighted = right * factors[some].view(-1, 1, 1)
             total += left.flatten(0, 1).T @ weighted.flatten(0, 1)
         return total
+    if gradient.ndim == 2 and weighted_sum.usable(gradient):
+        # Rows that are not finite have a factor of zero, which drops them.
+        return weighted_sum.weighted_sum(gradient, factors)
     sums = []
     for strip in _strips(gradient):
         total = factors.new_zeros(strip.shape[1])

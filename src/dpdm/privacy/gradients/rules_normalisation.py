@@ -57,7 +57,7 @@ class _GroupNorm(torch.autograd.Function):
         needs_x, _, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
         c = x.shape[1]
         if ctx.by_kernel:
-            dx, dw, db = group_norm.group_norm_backward(g, x, mean, rstd, weight)
+            dx, dw, db, _ = group_norm.group_norm_backward(g, x, mean, rstd, weight)
         else:
             n, positions = len(x), x.shape[2:].numel()
             dx, dw, db = torch.ops.aten.native_group_norm_backward(

@@ -1,0 +1,76 @@
+"""Per-unit gradients as few matrices, for a GPU, where every call has its price and copies theirs.
+
+A large gradient is taken as (U, entries) in the order in which it lies in memory; the small ones,
+which are most of them and next to nothing together, become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from dpdm.privacy.gradients.clipping import PerUnit
+
+_SMALL = 2**12
+"""Entries of a gradient that is copied together with others."""
+
+
+def packs(gradient: PerUnit) -> bool:
+    """Whether a gradient is packed, or left as it is."""
+    return isinstance(gradient, Tensor) and gradient.is_cuda
+
+
+class _Place(NamedTuple):
+    part: int  # -1: the small ones, together and last
+    entries: slice
+    order: tuple[int, ...]  # dimensions of the parameter from the outermost in memory
+    sizes: tuple[int, ...]  # in that order
+
+
+class Packed:
+    """Gradients in ``parts``, each (U, *shape), its factors, or several as (U, entries).
+
+    What is found for a part and has its shape without U is taken apart by ``by_name``.
+    """
+
+    def __init__(self, gradients: Mapping[str, PerUnit]) -> None:
+        self.parts: list[PerUnit] = []
+        self._places: dict[str, _Place | int] = {}
+        small = list[Tensor]()
+        begins = 0
+        for name, gradient in gradients.items():
+            if not isinstance(gradient, Tensor) or not packs(gradient):
+                self._places[name] = len(self.parts)
+                self.parts.append(gradient)
+                continue
+            order = tuple(sorted(range(1, gradient.ndim), key=lambda d: -gradient.stride(d)))
+            turned = gradient.permute(0, *order)
+            rows = turned.reshape(len(gradient), -1)
+            sizes, entries = tuple(turned.shape[1:]), rows.shape[1]
+            order = tuple(d - 1 for d in order)
+            if entries < _SMALL:
+                place = slice(begins, begins + entries)
+                self._places[name] = _Place(-1, place, order, sizes)
+                small.append(rows)
+                begins += entries
+            else:
+                self._places[name] = _Place(len(self.parts), slice(None), order, sizes)
+                self.parts.append(rows)
+        if small:
+            self.parts.append(torch.cat(small, dim=1))
+
+    def by_name(self, found: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What was found for each of ``parts``, by the names and in the shapes of the gradients."""
+        taken = dict[str, Tensor]()
+        for name, place in self._places.items():
+            if isinstance(place, int):
+                taken[name] = found[place]
+                continue
+            own = found[place.part][place.entries].view(place.sizes)
+            back = sorted(range(len(place.order)), key=place.order.__getitem__)
+            taken[name] = own.permute(back).contiguous()
+        return taken
