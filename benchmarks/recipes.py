@@ -46,15 +46,13 @@ from common import table as padded
 
 from dpdm import Config, Run, load_config, open_dataset, pipeline
 from dpdm.data import Dataset
-from dpdm.data.procedural import procedural_images
 from dpdm.evaluation import evaluate, png_bytes, sample_grid
 from dpdm.evaluation.published import Published, published_figures
 from dpdm.training import train
-from dpdm.training.pretraining import Pretraining, pretrain
 
 SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 EPSILONS = ("10", "1", "0.2")
-GPU_EPSILONS = ("10",)
+GPU_EPSILONS = ("10", "1")
 ROWS = [f"{name}-{epsilon}" for name in SETS for epsilon in EPSILONS]
 BEGIN, END = "<!-- written by benchmarks/recipes.py -->", "<!-- end of benchmarks/recipes.py -->"
 PRIOR, PRESET, PAPER, ON_GPU = RELEASED = "prior alone", "preset", "paper's method", "GPU preset"
@@ -78,7 +76,8 @@ STAGES = {
     "preset, labeller": "tried: with a labeller (the preset of commit 0f31924)",
     "preset, shared": "tried: clusters share a covariance (the preset of commit 7d33183)",
     PRESET: "**the preset**",
-    ON_GPU: "the paper's network, pretrained, on one H100",
+    "GPU preset, two minutes": "tried: two minutes of gradient steps on one H100 (commit 20929b3)",
+    ON_GPU: "the GPU preset, on one H200",
 }
 ALONE = (
     "training.steps=0",
@@ -110,7 +109,6 @@ _PAPERS_AT_LEAST = (
     "diffusion.config=v",
 )
 _HELD_OUT = 10_000
-_FOR_GPU = Path(__file__).with_name("gpu")
 _GOALS = {
     "mnist": {"10": 98.3, "1": 97.8, "0.2": 97.0},
     "fashion": {"10": 86.2, "1": 83.5, "0.2": 78.5},
@@ -157,7 +155,7 @@ def row_config(name: str, epsilon: str, stage: str, more: Sequence[str] = ()) ->
     ``v``.
     """
     if stage == ON_GPU:
-        return load_config(str(_FOR_GPU / f"{name}-eps{epsilon}.yaml"), more)
+        return load_config(f"{name}-gpu-eps{epsilon}", more)
     if stage != PAPER:
         return load_config(f"{name}-cpu-eps{epsilon}", [*(ALONE if stage == PRIOR else ()), *more])
     if epsilon == "0.2":
@@ -180,27 +178,10 @@ def train_row(
     more: Sequence[str],
 ) -> Run:
     """The run of a row, from where it was left; on a GPU where the row is for one."""
-    own = [f"network.init={pretrained_on_gpu(work)}"] if stage == ON_GPU else []
-    config = row_config(name, epsilon, stage, [f"training.seed={seed}", *own, *more])
+    config = row_config(name, epsilon, stage, [f"training.seed={seed}", *more])
     folder = work / folder_name(name, epsilon, stage, seed, more)
     device = _device(stage)
     return train(data, config, folder, resume=folder.is_dir(), device=device)
-
-
-def pretrained_on_gpu(work: Path) -> Path:
-    """First weights of the paper's network, informed by a prior of public images made by code: the
-    same for all sets, made where they are not there yet."""
-    path = work / "procedural-1-informed-32.safetensors"
-    if not path.is_file():
-        find_device(_device(ON_GPU))  # or an error that says so
-        work.mkdir(parents=True, exist_ok=True)
-        config = load_config(
-            str(_FOR_GPU / "fashion-eps10.yaml"), ["diffusion.sigma_range=[0.05,10]"]
-        )
-        how = Pretraining("procedural images, made by code", 1200, 1024, 2e-3)
-        images = procedural_images(60_000, 28, 28, 1, 0)
-        pretrain(images, config, how, path, lambda *_: None, _device(ON_GPU))
-    return path
 
 
 def _device(stage: str) -> str:

@@ -69,9 +69,7 @@ def make(run: Path, line: dict[str, Any], root: Path) -> None:
         "licence": _LICENCES[line["set"]],
         "epsilon": statement["epsilon"],
         "delta": statement["delta"],
-        "preset": f"benchmarks/gpu/{row}.yaml"
-        if name != row
-        else f"{line['set']}-cpu-eps{line['epsilon']}",
+        "preset": f"{line['set']}-{'cpu' if name == row else 'gpu'}-eps{line['epsilon']}",
         "accuracy": {key: round(100 * value, 2) for key, value in line["accuracy"].items()},
         "fd_pixels": line["fd_pixels"],
         "train_seconds": line["train_seconds"],

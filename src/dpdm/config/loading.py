@@ -170,7 +170,9 @@ def preset_names() -> list[str]:
         for entry in folder.iterdir()
         if entry.name.endswith(".yaml")
     ]
-    return sorted(names, key=lambda name: ("-eps" in name, "-cpu-" not in name, name))
+    return sorted(
+        names, key=lambda name: ("-eps" in name, "-cpu-" not in name, "-gpu-" not in name, name)
+    )
 
 
 def load_config(source: str | Path, overrides: Iterable[str] = ()) -> Config:

@@ -73,7 +73,8 @@ class _NormSwish(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        dx, dw, db, dshift = group_norm_backward(g, *ctx.saved_tensors, swish=True)
+        x, mean, rstd, weight, bias, shift = ctx.saved_tensors
+        dx, dw, db, dshift = group_norm_backward(g, x, mean, rstd, weight, bias, shift, swish=True)
         return dx, None, dw, db, None, dshift
 
 

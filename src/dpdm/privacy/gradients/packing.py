@@ -47,7 +47,7 @@ class Packed:
                 self._places[name] = len(self.parts)
                 self.parts.append(gradient)
                 continue
-            order = tuple(sorted(range(1, gradient.ndim), key=lambda d: -gradient.stride(d)))
+            order = tuple(sorted(range(1, gradient.ndim), key=gradient.stride, reverse=True))
             turned = gradient.permute(0, *order)
             rows = turned.reshape(len(gradient), -1)
             sizes, entries = tuple(turned.shape[1:]), rows.shape[1]
