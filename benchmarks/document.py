@@ -69,9 +69,9 @@ views, forward and backward, clip and sum, accumulate) are multiplied up; microb
 what is done once a step are those of the preset. Microbatches go one after the other here, with
 all threads, and noise is drawn after them, so that phases can be told apart; a training on a
 CPU takes microbatches side by side, and draws its noise meanwhile. Left out:
-checkpoints and the accountant's reports, which are not of every step. The line of the H100, a
-whole step, is of a real run (`docs/results/paper.jsonl`), while classifiers trained on the same
-machine's processor.
+checkpoints and the accountant's reports, which are not of every step. The lines of GPUs, a whole
+step, are of real runs (`docs/results/paper.jsonl`; `fashion-gpu-eps10` in `recipes.jsonl`), while
+labellers, priors and classifiers of other rows were fitted on the same machine's processor.
 """
 
 SIDE_BY_SIDE = """
@@ -97,18 +97,24 @@ outermost. Errors are relative, over all parameters, against float64 on the CPU 
 time; those of bfloat16 are what it has on a CPU. "Share of peak" is the operations of the
 passes over the rate of a large bfloat16 matrix product.
 
-The first table is of the first state with kernels for weight gradients and GroupNorm; vmap ran
-out of memory. Per-unit gradients cost less than autograd's summed ones, because GroupNorm is
-torch's own there: it wants channels outermost, so every map is turned there and back. Of the
-second, rows are lower bounds: a pretraining ran on the same card. It came after: GroupNorm's
-kernel also where no gradient is taken, which is `forward`'s gain; resampling by whole pixels;
-the graph; and a kernel for the weighted sum of clipping, since dropped: it was the slowest of
-all.
+The tables of the H100 are of earlier states: the first had kernels for weight gradients and
+GroupNorm alone, with torch's own GroupNorm in `plain`, which turns every map to channels outermost
+and back; vmap ran out of memory. Of the second, rows are lower bounds: a pretraining ran on the
+same card. The table of the H200 is of the present one: normalisation, swish, the convolution's
+bias and the noise level's shift are one kernel, the end of a residual block another, in both
+directions; weight gradients stay as they lie; clipping reads the gradients twice, once for norms
+and once for the sum in float64. The processor drew images beside it (6 of 16 cores), which rows
+asked for call by call feel (`per-unit gradients`, `dpdm`), and `recorded`, as a training takes
+them, does not.
 
-What stands in the way of 160,000 images/s: with 32 and 64 channels a step is not matrix
-products but passes over maps. Weight gradients by the kernel run at cuDNN's speed for the
-summed ones; the rest is normalisation, activations, biases and sums, each of which reads and
-writes every map. They would have to be joined into a few kernels.
+What stands in the way of 160,000 images/s (25.6 ms for 4,096 images; here 85.8): of some 75 ms
+that the card is busy, 13 are the backward normalisation, 13 weight gradients, 7 the forward
+normalisation, 15 the convolutions themselves in both directions, 4 the clipped sums and norms;
+the rest are copies, skips put beside each other, sums where paths join. With 32 and 64 channels all
+of these pass over maps, and by a count of their bytes the normalisations run at a third of what the
+memory can carry. A whole step of `fashion-gpu-eps10` (8,192 images, 0.24 s, 34,000 images/s) has 40
+to 50 ms beside the recorded graph in which the card waits for calls one by one: views, the prior's
+posterior mean, noise, the sum by parameter, Adam.
 """
 
 
