@@ -29,7 +29,7 @@ from dpdm.training.prior.shrinkage import (
     shrink_means,
     shrink_symmetric,
 )
-from dpdm.training.prior.statistics import collect
+from dpdm.training.prior.statistics import Statistics, collect
 from dpdm.training.seeded_noise import SeededNoise
 
 
@@ -255,6 +255,11 @@ def test_a_class_has_its_own_covariance_in_as_many_directions_as_its_noise_allow
     assert 0.05 < noise < 0.2
 
 
+def covariances(found: Statistics) -> np.ndarray:
+    """(Y, E, E), of each class."""
+    return np.einsum("yer,yr,yfr->yef", found.directions, found.variances, found.directions)
+
+
 def test_beyond_its_own_directions_a_class_has_the_pooled_covariance():
     generator = np.random.default_rng(0)
     # The first axis varies most, and in class 1 twice as much; the last ones only in class 1.
@@ -268,7 +273,7 @@ def test_beyond_its_own_directions_a_class_has_the_pooled_covariance():
         directions=2,
     )
     releases = Releases(PrivateUnits(rows, labels), 6, 2, chosen, Session(None, SeededNoise(0)))
-    first, second = collect(releases, chosen, generator).covariances
+    first, second = covariances(collect(releases, chosen, generator))
     np.testing.assert_allclose(np.diag(first)[:2], spread[:2] ** 2, rtol=0.1)
     np.testing.assert_allclose(second[0, 0], 36.0, rtol=0.1)
     np.testing.assert_allclose(first[2:, 2:], second[2:, 2:], atol=2e-3)
@@ -302,14 +307,14 @@ def test_a_cluster_has_a_covariance_of_its_own_in_its_classs_leading_directions(
     found = collect(releases, chosen, np.random.default_rng(1))
     assert found.roots.shape == (2, 2, 3, 3)
     for y in range(2):
-        frame = np.linalg.eigh(found.covariances[y])[1][:, ::-1][:, :3]
+        frame = found.directions[y, :, :3]
         for k in range(2):
             right = found.centres[y, k, 0] > 0
             own = rows[(labels == y) & ((rows[:, 0] > 0) == right)]
             true = frame.T @ np.cov(own.T) @ frame
             root = found.roots[y, k]
             assert np.linalg.norm(root @ root.T - true) < 0.25 * np.linalg.norm(true)
-            shared = frame.T @ found.covariances[y] @ frame
+            shared = np.diag(found.variances[y, :3])
             assert np.linalg.norm(shared - true) > 0.4 * np.linalg.norm(true)
             lengths = np.linalg.norm(root, axis=0)  # from the largest down: detail is the last ones
             assert (np.diff(lengths) <= 1e-9).all()

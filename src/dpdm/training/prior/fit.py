@@ -22,7 +22,7 @@ from dpdm.training.prior.design import LARGEST_RANK, PriorDesign
 from dpdm.training.prior.features import PosedFeatures, pose_rows, texture_bands
 from dpdm.training.prior.plain import fit_plain
 from dpdm.training.prior.releases import Releases
-from dpdm.training.prior.shrinkage import Array, leading_directions, shrink_counts, shrink_means
+from dpdm.training.prior.shrinkage import Array, shrink_counts, shrink_means
 from dpdm.training.prior.statistics import Statistics, collect
 
 _SMALLEST_POSE_SPREAD = 0.01
@@ -117,19 +117,15 @@ def _fields(statistics: Statistics) -> dict[str, torch.Tensor]:
     """The fields of the Gaussians: per class the leading directions of its covariance."""
     dimension = statistics.centres.shape[2]
     rank = min(dimension, LARGEST_RANK)
-    bases, variances, floors = [], [], []
-    for covariance in statistics.covariances:
-        values, vectors = leading_directions(covariance, dimension)
-        bases.append(vectors[:, :rank])
-        variances.append(values[:rank])
-        floors.append(values[rank:].mean() if rank < dimension else 0.0)
+    others = statistics.variances[:, rank:]
+    floors = others.mean(axis=1) if rank < dimension else np.zeros(len(others))
     return {
         "class_weights": _tensor(statistics.counts / statistics.counts.sum()),
         "weights": _tensor(statistics.weights),
         "means": _tensor(statistics.centres),
-        "basis": _tensor(np.stack(bases)),
-        "variances": _tensor(np.stack(variances)),
-        "floor": _tensor(np.array(floors)),
+        "basis": _tensor(statistics.directions[:, :, :rank]),
+        "variances": _tensor(statistics.variances[:, :rank]),
+        "floor": _tensor(floors),
     }
 
 

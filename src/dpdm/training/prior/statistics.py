@@ -48,7 +48,8 @@ class Statistics:
     counts: Array  # (Y,)
     centres: Array  # (Y, K, E)
     weights: Array  # (Y, K)
-    covariances: Array  # (Y, E, E)
+    variances: Array  # (Y, E) of each class in its own directions, from the largest down
+    directions: Array  # (Y, E, E), these, in columns
     roots: Array  # (Y, K, S, S): A A^T is a cluster's covariance in its class's leading directions
     rest_variance: float
     texture: Array | None  # (Y, G) mean energies
@@ -120,14 +121,17 @@ def collect(releases: Releases, design: PriorDesign, generator: np.random.Genera
                 for own, count in zip(noised, counts, strict=True)
             ]
         )
+    found = [leading_directions(own, len(own)) for own in covariances]
+    variances, axes = (np.stack(part) for part in zip(*found, strict=True))
     roots = np.zeros((*weights.shape, 0, 0))
     if design.cluster_directions:
-        sizes = counts[:, None] * weights
-        roots = _roots(releases, means, directions, offsets, sizes, covariances, design)
+        sizes, own = counts[:, None] * weights, slice(design.cluster_directions)
+        leading = variances[:, own], axes[:, :, own]
+        roots = _roots(releases, means, directions, offsets, sizes, *leading)
     centres = means[:, None] + offsets @ directions.T
     rest_variance = rest_square / max(pixels - dimension, 1)
     return Statistics(
-        counts, centres, weights, covariances, roots, rest_variance, texture, pose_weight
+        counts, centres, weights, variances, axes, roots, rest_variance, texture, pose_weight
     )
 
 
@@ -172,30 +176,28 @@ def _roots(
     directions: Array,
     offsets: Array,
     sizes: Array,
-    covariances: Array,
-    design: PriorDesign,
+    variances: Array,
+    frames: Array,
 ) -> Array:
     """Roots (Y, K, S, S) of each cluster's covariance, which is shrunk towards its class's.
 
-    Rows are divided by the root of the variance that their class has in these directions, so that
-    one clip norm is as tight for every class.
+    The class has ``variances`` (Y, S) in the directions ``frames`` (Y, E, S). Rows are divided by
+    the root of their sum, so that one clip norm is as tight for every class.
     """
-    found = [leading_directions(own, design.cluster_directions) for own in covariances]
-    frames = np.stack([vectors for _, vectors in found])
-    scales = np.sqrt([values.sum() for values, _ in found])
+    scales = np.sqrt(variances.sum(axis=1))
     noised, noise = releases.cluster_scatter(
         means, directions, offsets, frames, scales, _CLUSTER_CLIP
     )
-    axes = np.eye(design.cluster_directions)
+    axes = np.eye(variances.shape[1])
     roots = np.empty_like(noised)
-    for y, (values, _) in enumerate(found):
+    for y, values in enumerate(variances):
         base = np.diag(values) / scales[y] ** 2
         for k, own in enumerate(noised[y]):
             size = sizes[y, k]
             covariance = base + clean_deviation(own / size - base, noise / size, axes)
-            variances, vectors = leading_directions(covariance, len(axes))
+            squares, vectors = leading_directions(covariance, len(axes))
             floor = _SMALLEST_VARIANCE / scales[y] ** 2
-            roots[y, k] = scales[y] * vectors * np.sqrt(np.maximum(variances, floor))
+            roots[y, k] = scales[y] * vectors * np.sqrt(np.maximum(squares, floor))
     return roots
 
 
