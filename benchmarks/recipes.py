@@ -323,8 +323,10 @@ def summary(lines: Sequence[Line]) -> str:
             preset = "" if alone else medians(name, epsilon, PRESET)[0]
             paper = f"{100 * published(name, epsilon).accuracy['cnn']:.1f}"
             feta = str(_DP_FETA[name].get(epsilon, ""))
-            rows.append((f"{title}, {epsilon}", prior, seconds, preset, paper, feta))
-    return padded(("set, epsilon", "prior alone", "its s", "preset", "DPDM", "DP-FETA"), rows)
+            card = medians(name, epsilon, ON_GPU)[0]
+            rows.append((f"{title}, {epsilon}", prior, seconds, preset, card, paper, feta))
+    header = ("set, epsilon", "prior alone", "its s", "preset", "GPU preset", "DPDM", "DP-FETA")
+    return padded(header, rows)
 
 
 def summarise(lines: Sequence[Line], readme: Path) -> None:
