@@ -15,7 +15,6 @@ _GAUSSIANS = ("class_weights", "weights", "means", "basis", "variances", "floor"
 FIELDS = (*_GAUSSIANS, "rest")
 POSED_FIELDS = (*FIELDS, "poses", "pose_scale", "augment", "detail", "roots")
 _TOLERANCE = 1e-3
-_NONE = torch.empty(0)
 
 
 def _shape_problem(size: int, fields: Mapping[str, Tensor]) -> str | None:
@@ -107,8 +106,9 @@ def checked(image_shape: tuple[int, int, int], fields: Mapping[str, Tensor]) -> 
 
     A sampler of before there were ``roots`` has none.
     """
-    if "poses" in fields and "roots" not in fields and fields.get("weights", _NONE).ndim == 2:
-        fields = {**fields, "roots": fields["weights"].new_zeros(*fields["weights"].shape, 0, 0)}
+    weights = fields.get("weights")
+    if "poses" in fields and "roots" not in fields and weights is not None and weights.ndim == 2:
+        fields = {**fields, "roots": weights.new_zeros(*weights.shape, 0, 0)}
     problem = _shape_problem(math.prod(image_shape), fields) or _value_problem(fields)
     if problem is None:
         sums = torch.cat([fields["class_weights"].sum().reshape(1), fields["weights"].sum(dim=1)])
