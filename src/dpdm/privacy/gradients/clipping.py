@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -82,13 +82,9 @@ def per_unit_norms(gradients: Mapping[str, PerUnit]) -> Tensor:
     """
     if not gradients:
         raise RequestError("there are no gradients to clip: no parameter requires one")
-    return _norms_of(gradients.values())
-
-
-def _norms_of(gradients: Iterable[PerUnit]) -> Tensor:
     parts = [
         _outer_norms(gradient) if isinstance(gradient, OuterProducts) else _norms(gradient)
-        for gradient in gradients
+        for gradient in gradients.values()
     ]
     norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return norms
@@ -131,10 +127,8 @@ def clip_and_sum(
     """
     if isinstance(gradients, Elsewhere):
         return gradients.clip_and_sum(max_norm, weights)
-    if not gradients:
-        raise RequestError("there are no gradients to clip: no parameter requires one")
     packed = Packed(gradients)
-    norms = _norms_of(packed.parts)
+    norms = per_unit_norms(packed.parts)
     factors = clip_factors(norms, max_norm)
     nonfinite = ~norms.isfinite()
     if weights is not None:
@@ -147,9 +141,10 @@ def clip_and_sum(
         nonfinite = nonfinite & (weights > 0)
     dropped = ~norms.isfinite()
     some = bool(dropped.any())
-    sums = [
-        _weighted_sum(gradient, factors, dropped if some else None) for gradient in packed.parts
-    ]
+    sums = {
+        name: _weighted_sum(gradient, factors, dropped if some else None)
+        for name, gradient in packed.parts.items()
+    }
     return ClippedSum(packed.by_name(sums), norms, nonfinite)
 
 

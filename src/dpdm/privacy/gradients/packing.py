@@ -6,7 +6,7 @@ which are most of them and next to nothing together, become one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -24,51 +24,52 @@ def packs(gradient: PerUnit) -> bool:
     return isinstance(gradient, Tensor) and gradient.is_cuda
 
 
+_TOGETHER = ""
+"""The name of the small ones' part, which no parameter has."""
+
+
 class _Place(NamedTuple):
-    part: int  # -1: the small ones, together and last
+    part: str
     entries: slice
     order: tuple[int, ...]  # dimensions of the parameter from the outermost in memory
     sizes: tuple[int, ...]  # in that order
 
 
 class Packed:
-    """Gradients in ``parts``, each (U, *shape), its factors, or several as (U, entries).
+    """Gradients in ``parts``, each (U, *shape), its factors, or one or several as (U, entries).
 
     What is found for a part and has its shape without U is taken apart by ``by_name``.
     """
 
     def __init__(self, gradients: Mapping[str, PerUnit]) -> None:
-        self.parts: list[PerUnit] = []
-        self._places: dict[str, _Place | int] = {}
-        small = list[Tensor]()
-        begins = 0
+        self.parts: dict[str, PerUnit] = {}
+        self._places: dict[str, _Place | None] = {}  # None for what was left as it is
+        small, begins = list[Tensor](), 0
         for name, gradient in gradients.items():
             if not isinstance(gradient, Tensor) or not packs(gradient):
-                self._places[name] = len(self.parts)
-                self.parts.append(gradient)
+                self.parts[name], self._places[name] = gradient, None
                 continue
             order = tuple(sorted(range(1, gradient.ndim), key=gradient.stride, reverse=True))
             turned = gradient.permute(0, *order)
             rows = turned.reshape(len(gradient), -1)
-            sizes, entries = tuple(turned.shape[1:]), rows.shape[1]
-            order = tuple(d - 1 for d in order)
+            part, place, entries = name, slice(None), rows.shape[1]
             if entries < _SMALL:
-                place = slice(begins, begins + entries)
-                self._places[name] = _Place(-1, place, order, sizes)
+                part, place = _TOGETHER, slice(begins, begins + entries)
                 small.append(rows)
                 begins += entries
             else:
-                self._places[name] = _Place(len(self.parts), slice(None), order, sizes)
-                self.parts.append(rows)
+                self.parts[name] = rows
+            order = tuple(d - 1 for d in order)
+            self._places[name] = _Place(part, place, order, tuple(turned.shape[1:]))
         if small:
-            self.parts.append(torch.cat(small, dim=1))
+            self.parts[_TOGETHER] = torch.cat(small, dim=1)
 
-    def by_name(self, found: Sequence[Tensor]) -> dict[str, Tensor]:
+    def by_name(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What was found for each of ``parts``, by the names and in the shapes of the gradients."""
         taken = dict[str, Tensor]()
         for name, place in self._places.items():
-            if isinstance(place, int):
-                taken[name] = found[place]
+            if place is None:
+                taken[name] = found[name]
                 continue
             own = found[place.part][place.entries].view(place.sizes)
             back = sorted(range(len(place.order)), key=place.order.__getitem__)
