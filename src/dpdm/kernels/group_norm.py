@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpdm.kernels.launching import PRECISIONS, device_of, triton_is_there
+from dpdm.kernels.launching import device_of, innermost, tile
 
 _MOST_CHANNELS = 1024
 _MOST_ENTRIES = 2**31
@@ -21,19 +21,16 @@ _LARGE_ROW = 2**14
 
 def usable(x: Tensor, groups: int) -> bool:
     """Whether the kernels take x: channels-last maps on a GPU, with 2^k channels a group."""
-    if x.ndim != 4 or x.dtype not in PRECISIONS:
+    if not innermost(x):
         return False
     channels, positions = x.shape[1], x.shape[2] * x.shape[3]
     per_group = channels // groups
     return (
-        x.is_cuda
-        and 1 < channels <= _MOST_CHANNELS
+        1 < channels <= _MOST_CHANNELS
         and positions > 1
         and channels * positions < _MOST_ENTRIES
         and per_group * groups == channels
         and per_group & (per_group - 1) == 0
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and triton_is_there()
     )
 
 
@@ -61,7 +58,7 @@ def group_norm_forward(
     y = torch.empty_like(x, memory_format=torch.channels_last)
     mean = x.new_empty((rows, groups), dtype=torch.float32)
     rstd = torch.empty_like(mean)
-    weight, bias, stride = _parameters(weight, bias)
+    weight, bias, stride = _parameters(rows, weight, bias)
     with device_of(x):
         group_norm_forward_kernel[(rows,)](
             x,
@@ -108,7 +105,7 @@ def group_norm_backward(
     dw_rows = x.new_empty((rows, channels), dtype=torch.float32)
     db_rows = torch.empty_like(dw_rows)
     dshift = None if shift is None else torch.empty_like(dw_rows)
-    weight, bias, stride = _parameters(weight, bias)
+    weight, bias, stride = _parameters(rows, weight, bias)
     with device_of(x):
         group_norm_backward_kernel[(rows,)](
             g.contiguous(memory_format=torch.channels_last),
@@ -137,18 +134,14 @@ def _dense(tensor: Tensor | None) -> Tensor | None:
 
 
 def _parameters(
-    weight: Tensor | None, bias: Tensor | None
+    rows: int, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, int]:
     """Both with dense channels, and from one row's to the next: 0 where rows share them."""
-    given = [tensor for tensor in (weight, bias) if tensor is not None]
-    strides = {tensor.stride() for tensor in given if tensor.ndim == 2}
-    if strides <= {(0, 1)}:
-        return _dense_channels(weight), _dense_channels(bias), 0
+    weight, bias = (None if p is None else p.expand(rows, -1) for p in (weight, bias))
+    given = [p for p in (weight, bias) if p is not None]
+    if all(p.stride() == (0, 1) for p in given):
+        return weight, bias, 0
     return _dense(weight), _dense(bias), given[0].shape[1]
-
-
-def _dense_channels(tensor: Tensor | None) -> Tensor | None:
-    return tensor.contiguous() if tensor is not None and tensor.ndim == 1 else tensor
 
 
 def _given(shift: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> dict[str, bool]:
@@ -160,16 +153,9 @@ def _given(shift: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> 
 
 
 def _launch(channels: int, positions: int) -> dict[str, int]:
-    """A program's tile and threads, 16 entries a thread.
+    """A program's tile and threads.
 
     Every pass after the first finds its row in the cache if the rows in progress fit there; so
     large rows have large programs, of which few are in progress, and small rows the reverse.
     """
-    warps = 16 if channels * positions > _LARGE_ROW else 8
-    block_c = 1 << (channels - 1).bit_length()
-    return {
-        "CHANNELS": channels,
-        "BLOCK_P": 16 * 32 * warps // block_c,
-        "BLOCK_C": block_c,
-        "num_warps": warps,
-    }
+    return tile(channels, warps=16 if channels * positions > _LARGE_ROW else 8)

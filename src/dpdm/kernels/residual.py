@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from dpdm.kernels.group_norm import group_norm_backward, group_norm_forward
-from dpdm.kernels.launching import PRECISIONS, device_of, triton_is_there
+from dpdm.kernels.launching import device_of, innermost, tile
 
-_HALF = math.sqrt(0.5)
+RESCALE = math.sqrt(0.5)
+"""Keeps the variance of a sum of two independent signals."""
 
 
 def norm_swish(
@@ -34,14 +35,8 @@ def norm_swish(
 
 
 def usable(x: Tensor) -> bool:
-    """Whether kernels take x: maps (N, C, H, W) on a GPU, channels innermost."""
-    return (
-        x.is_cuda
-        and x.ndim == 4
-        and x.dtype in PRECISIONS
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and triton_is_there()
-    )
+    """Whether the kernels take x, up to what ``group_norm`` and ``joins`` ask besides."""
+    return innermost(x)
 
 
 def joins(x: Tensor, y: Tensor) -> bool:
@@ -86,7 +81,13 @@ class _RescaledSum(torch.autograd.Function):
         found = torch.empty_like(x, memory_format=torch.channels_last)
         with device_of(x):
             sum_forward_kernel[(len(x),)](
-                x, y, shift.contiguous(), found, x[0, 0].numel(), _HALF, **_tile(x.shape[1])
+                x,
+                y,
+                shift.contiguous(),
+                found,
+                x[0, 0].numel(),
+                RESCALE,
+                **tile(x.shape[1], warps=8),
             )
         return found
 
@@ -100,16 +101,6 @@ class _RescaledSum(torch.autograd.Function):
         dshift = g.new_empty(g.shape[:2], dtype=torch.float32)
         with device_of(g):
             sum_backward_kernel[(len(g),)](
-                g, found, dshift, g[0, 0].numel(), _HALF, **_tile(g.shape[1])
+                g, found, dshift, g[0, 0].numel(), RESCALE, **tile(g.shape[1], warps=8)
             )
         return found, found, dshift
-
-
-def _tile(channels: int) -> dict[str, int]:
-    block_c = 1 << (channels - 1).bit_length()
-    return {
-        "CHANNELS": channels,
-        "BLOCK_P": max(1, 4096 // block_c),
-        "BLOCK_C": block_c,
-        "num_warps": 8,
-    }

@@ -21,8 +21,6 @@ from dpdm.kernels import residual
 
 Resample = Literal["down", "up"]
 
-_RESCALE = math.sqrt(0.5)
-
 # Pixels up to which attention in bfloat16 is differentiated through its matrix products on a CPU.
 _FEW_TOKENS = 256
 
@@ -92,7 +90,7 @@ def channels_innermost(x: Tensor, resample: Resample) -> Tensor:
 def rescaled_sum(x: Tensor, y: Tensor) -> Tensor:
     """(x + y) / sqrt(2): the variance of a sum of two independent signals, kept."""
     # In place on the fresh sum only: neither input is touched, and one image-sized copy is saved.
-    return (x + y).mul_(_RESCALE)
+    return (x + y).mul_(residual.RESCALE)
 
 
 class NoiseEmbedding(nn.Module):

@@ -19,13 +19,13 @@ _SMALL = 2**12
 """Entries of a gradient that is copied together with others."""
 
 
-def packs(gradient: PerUnit) -> bool:
-    """Whether a gradient is packed, or left as it is."""
-    return isinstance(gradient, Tensor) and gradient.is_cuda
-
-
 _TOGETHER = ""
 """The name of the small ones' part, which no parameter has."""
+
+
+def packs(gradient: Tensor) -> bool:
+    """Whether a gradient is packed, or left as it is."""
+    return gradient.is_cuda
 
 
 class _Place(NamedTuple):

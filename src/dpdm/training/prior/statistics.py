@@ -122,16 +122,16 @@ def collect(releases: Releases, design: PriorDesign, generator: np.random.Genera
             ]
         )
     found = [leading_directions(own, len(own)) for own in covariances]
-    variances, axes = (np.stack(part) for part in zip(*found, strict=True))
+    variances, frames = (np.stack(part) for part in zip(*found, strict=True))
     roots = np.zeros((*weights.shape, 0, 0))
     if design.cluster_directions:
-        sizes, own = counts[:, None] * weights, slice(design.cluster_directions)
-        leading = variances[:, own], axes[:, :, own]
-        roots = _roots(releases, means, directions, offsets, sizes, *leading)
+        sizes, leading = counts[:, None] * weights, slice(design.cluster_directions)
+        own = variances[:, leading], frames[:, :, leading]
+        roots = _roots(releases, means, directions, offsets, sizes, *own)
     centres = means[:, None] + offsets @ directions.T
     rest_variance = rest_square / max(pixels - dimension, 1)
     return Statistics(
-        counts, centres, weights, variances, axes, roots, rest_variance, texture, pose_weight
+        counts, centres, weights, variances, frames, roots, rest_variance, texture, pose_weight
     )
 
 
