@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dpdm.errors import RequestError
 from dpdm.kernels import weighted_sum
-from dpdm.privacy.gradients.packing import Packed
+from dpdm.privacy.gradients.packing import OuterProducts, Packed, PerUnit
 
 Array = npt.NDArray[np.float64]
 
@@ -35,22 +35,6 @@ _TILE_ENTRIES = 2**14
 _CUDA_TILE = 2**26
 # Entries of the left factor that are converted at a time.
 _CHUNK = 2**19
-
-
-class OuterProducts(NamedTuple):
-    """Per-unit gradients of a linear map, not multiplied out: unit u's is sum_m left_um right_um^T.
-
-    Attributes:
-        left: (U, M, a), inputs of the map.
-        right: (U, M, b), gradients of the loss with respect to its outputs.
-    """
-
-    left: Tensor
-    right: Tensor
-
-
-PerUnit = Tensor | OuterProducts
-"""(U, *shape) of a parameter, or its factors."""
 
 
 class Elsewhere(ABC):

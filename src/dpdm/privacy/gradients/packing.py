@@ -1,4 +1,4 @@
-"""Per-unit gradients as few matrices, for a GPU, where every call has its price and copies theirs.
+"""What per-unit gradients come as, and as few matrices for a GPU, where every call has its price.
 
 A large gradient is taken as (U, entries) in the order in which it lies in memory; the small ones,
 which are most of them and next to nothing together, become one.
@@ -7,13 +7,10 @@ which are most of them and next to nothing together, become one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from dpdm.privacy.gradients.clipping import PerUnit
 
 _SMALL = 2**12
 """Entries of a gradient that is copied together with others."""
@@ -21,6 +18,22 @@ _SMALL = 2**12
 
 _TOGETHER = ""
 """The name of the small ones' part, which no parameter has."""
+
+
+class OuterProducts(NamedTuple):
+    """Per-unit gradients of a linear map, not multiplied out: unit u's is sum_m left_um right_um^T.
+
+    Attributes:
+        left: (U, M, a), inputs of the map.
+        right: (U, M, b), gradients of the loss with respect to its outputs.
+    """
+
+    left: Tensor
+    right: Tensor
+
+
+PerUnit = Tensor | OuterProducts
+"""(U, *shape) of a parameter, or its factors."""
 
 
 def packs(gradient: Tensor) -> bool:
