@@ -357,6 +357,18 @@ def test_gradient_steps_that_would_be_noise_are_left_out_and_the_prior_has_the_b
     assert train(digits, config, tmp_path / "run", resume=True).path == run.path
 
 
+def test_a_batch_is_lowered_to_what_its_largest_rate_allows_of_the_declared_size(
+    digits, small, tmp_path
+):
+    messages = []
+    config = small("training.batch_size=5000", "training.largest_rate=0.5", "training.steps=1")
+    run = train(digits, config, tmp_path / "run", callback=messages.append)
+    assert any("training.batch_size=718" in event.message for event in messages)
+    step = next(use for use in run.statement()["mechanisms"] if use["name"] == "DP-SGD step")
+    assert step["event"]["sample_rate"] == 718 / 1437
+    assert train(digits, config, tmp_path / "run", resume=True).path == run.path
+
+
 def test_labels_can_be_left_out(digits, small, tmp_path):
     run = train(digits, small("data.labels=false", "training.steps=0"), tmp_path / "run")
     assert run.model().classes == ()

@@ -204,6 +204,11 @@ class TrainingConfig(_Section):
     batch_size: PositiveCount = Field(
         4096, description="expected units per step, B; q = B / public size"
     )
+    largest_rate: Annotated[Real, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="most of the units in a step, as a share: a larger batch_size is lowered; "
+        "unset, a batch larger than the data is refused",
+    )
     steps: Count = Field(4394, description="steps the noise is planned for")
     least_signal: NonNegative = Field(
         0.0,

@@ -124,7 +124,8 @@ def settle(config: Config, facts: PublicFacts) -> tuple[Config, Plan]:
     """What is carried out, and its plan: without gradient steps where they would be noise.
 
     A public decision, by ``training.least_signal``: it follows from settings and declared size. The
-    prior then has the whole budget. Images without classes get no labeller.
+    prior then has the whole budget. A batch is lowered to what ``training.largest_rate`` allows of
+    the declared size. Images without classes get no labeller.
 
     Raises:
         RequestError: see ``make_plan``.
@@ -137,6 +138,7 @@ def settle(config: Config, facts: PublicFacts) -> tuple[Config, Plan]:
     if config.labeller.enabled and not facts.classes:
         off = config.labeller.model_copy(update={"enabled": False})
         config = config.model_copy(update={"labeller": off})
+    config = _with_fitting_batch(config, facts.public_size)
     plan, least = make_plan(config, **public), config.training.least_signal
     if not (least and config.prior.enabled and config.training.steps and config.privacy.enabled):
         return config, plan
@@ -145,10 +147,21 @@ def settle(config: Config, facts: PublicFacts) -> tuple[Config, Plan]:
     signal = signal_to_noise(config, plan, parameter_count(denoiser))
     if signal is None or signal >= least:
         return config, plan
-    without = config.model_copy(
-        update={"training": config.training.model_copy(update={"steps": 0})}
-    )
+    without = _with_training(config, steps=0)
     return without, make_plan(without, **public)
+
+
+def _with_fitting_batch(config: Config, public_size: int) -> Config:
+    training = config.training
+    if training.largest_rate is None:
+        return config
+    most = max(1, math.floor(training.largest_rate * public_size))
+    return _with_training(config, batch_size=min(training.batch_size, most))
+
+
+def _with_training(config: Config, **settings: int) -> Config:
+    training = config.training.model_copy(update=settings)
+    return config.model_copy(update={"training": training})
 
 
 def steps_left_out(asked: Config, settled: Config) -> bool:
@@ -173,7 +186,8 @@ def make_plan(config: Config, *, public_size: int, classes: int, pixels: int) ->
     if training.batch_size > public_size and training.steps:
         raise RequestError(
             f"training.batch_size={training.batch_size} is more than the {public_size} units of "
-            f"the data; use at most {public_size}, for example {max(public_size // 4, 1)}"
+            f"the data; use at most {public_size}, for example {max(public_size // 4, 1)}, or set "
+            "training.largest_rate, which lowers it"
         )
     sample_rate = training.batch_size / public_size if training.steps else 0.0
     if privacy.enabled:

@@ -142,6 +142,15 @@ def train(
                 f"{config.training.least_signal:g}; the prior has the whole budget",
             )
         )
+    elif config.training.batch_size < asked.training.batch_size:
+        tell(
+            TrainingEvent(
+                "plan",
+                f"training.batch_size={config.training.batch_size}, which is what "
+                f"training.largest_rate={config.training.largest_rate:g} allows of "
+                f"{facts.public_size:,} units",
+            )
+        )
     tell(TrainingEvent("plan", _plan_in_words(config, plan)))
     with _session(folder, config, facts, plan) as session, InterruptFlag() as interrupt:
         Trainer(facts, units, config, plan, folder, session, interrupt, tell, place).run()
