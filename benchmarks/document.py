@@ -23,9 +23,9 @@ INTRODUCTION = """# Performance
 
     python benchmarks/run.py
 
-measures and writes this page anew. Every figure is from a line of `{results}`. Times are medians;
-"low" and "high" are the least and the greatest. What else the machine did while it measured is in
-the figures too: run it on a quiet one.
+measures and writes this page anew. A table's figures are from lines of `{results}`. Times are
+medians; "low" and "high" are the least and the greatest. What else the machine did while it
+measured is in the figures too: run it on a quiet one.
 """
 
 GRADIENTS = """

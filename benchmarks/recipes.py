@@ -86,7 +86,6 @@ ALONE = (
     "labeller.enabled=false",
     "diffusion.sigma_range=null",
     "sampling.start=noise",
-    "prior.cluster_directions=null",
 )
 PAPERS = (
     "prior.enabled=false",

@@ -325,6 +325,11 @@ class Config(_Section):
         """Images through the network in all planned DP-SGD steps, expected."""
         return self.training.steps * self.training.batch_size * self.views.count
 
+    def with_settings(self, section: str, **settings: object) -> Self:
+        """The same with other settings in a section, which are taken as they are, unchecked."""
+        changed = getattr(self, section).model_copy(update=settings)
+        return self.model_copy(update={section: changed})
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         base = self.diffusion.base

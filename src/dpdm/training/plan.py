@@ -136,8 +136,7 @@ def settle(config: Config, facts: PublicFacts) -> tuple[Config, Plan]:
         "pixels": math.prod(facts.shape),
     }
     if config.labeller.enabled and not facts.classes:
-        off = config.labeller.model_copy(update={"enabled": False})
-        config = config.model_copy(update={"labeller": off})
+        config = config.with_settings("labeller", enabled=False)
     config = _with_fitting_batch(config, facts.public_size)
     plan, least = make_plan(config, **public), config.training.least_signal
     if not (least and config.prior.enabled and config.training.steps and config.privacy.enabled):
@@ -147,7 +146,7 @@ def settle(config: Config, facts: PublicFacts) -> tuple[Config, Plan]:
     signal = signal_to_noise(config, plan, parameter_count(denoiser))
     if signal is None or signal >= least:
         return config, plan
-    without = _with_training(config, steps=0)
+    without = config.with_settings("training", steps=0)
     return without, make_plan(without, **public)
 
 
@@ -156,12 +155,7 @@ def _with_fitting_batch(config: Config, public_size: int) -> Config:
     if training.largest_rate is None:
         return config
     most = max(1, math.floor(training.largest_rate * public_size))
-    return _with_training(config, batch_size=min(training.batch_size, most))
-
-
-def _with_training(config: Config, **settings: int) -> Config:
-    training = config.training.model_copy(update=settings)
-    return config.model_copy(update={"training": training})
+    return config.with_settings("training", batch_size=min(training.batch_size, most))
 
 
 def steps_left_out(asked: Config, settled: Config) -> bool:

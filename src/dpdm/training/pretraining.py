@@ -144,8 +144,7 @@ def _train(
     device: torch.device,
 ) -> TrainingState:
     # A network is built for whoever takes a step.
-    one_step = config.training.model_copy(update={"steps": 1})
-    settings = config.model_copy(update={"training": one_step})
+    settings = config.with_settings("training", steps=1)
     generator = keyed_generator(how.seed, "initial weights")
     clusters, mixture = None, None
     if config.base == "informed":
@@ -213,9 +212,7 @@ def _public_prior(
     classes = max(1, min(_CLUSTERS, count // _IMAGES_A_CLUSTER))
     search = MiniBatchKMeans(classes, n_init=1, random_state=seed)
     labels = search.fit_predict(coarse.numpy()).astype(np.int64)
-    public = config.model_copy(
-        update={"privacy": config.privacy.model_copy(update={"enabled": False})}
-    )
+    public = config.with_settings("privacy", enabled=False)
     design = prior_design(public, count, classes, height * width * channels, [])
     assert design is not None
     mixture = fit_prior(

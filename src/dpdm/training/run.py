@@ -222,7 +222,7 @@ def _with_whole_path(config: Config) -> Config:
     if config.privacy.ledger is None:
         return config
     path = str(Path(config.privacy.ledger).expanduser().resolve())
-    return config.model_copy(update={"privacy": config.privacy.model_copy(update={"ledger": path})})
+    return config.with_settings("privacy", ledger=path)
 
 
 def check_shared_ledger(config: Config) -> None:

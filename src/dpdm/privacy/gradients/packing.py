@@ -15,7 +15,6 @@ from torch import Tensor
 _SMALL = 2**12
 """Entries of a gradient that is copied together with others."""
 
-
 _TOGETHER = ""
 """The name of the small ones' part, which no parameter has."""
 
