@@ -36,3 +36,29 @@ def test_without_gradient_steps_nothing_is_timed(digits, small):
     found = forecast.forecast(small("training.steps=0"), digits, CPU)
     assert found.seconds == 0
     assert found.signal_to_noise is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "known"),
+    [
+        ((), ()),
+        (
+            ("prior.normalise=affine", "prior.augment=1", "prior.texture=true"),
+            ("prior.normalise=affine", "prior.augment=1", "prior.texture=true"),
+        ),
+    ],
+)
+def test_it_says_what_the_prior_was_told_of_the_images(digits, small, settings, known):
+    found = forecast.forecast(small("training.steps=0", *settings), digits, CPU)
+    assert found.prior_knows == known
+    said = dict(found.rows())["prior knows of the images"]
+    assert said == (
+        ", ".join(known)
+        or "nothing; prior.normalise, prior.augment and prior.texture say what is public"
+    )
+
+
+def test_without_a_prior_nothing_is_said_of_what_it_knows(digits, small):
+    found = forecast.forecast(small("prior.enabled=false", "diffusion.base=skip"), digits, CPU)
+    assert found.prior_knows is None
+    assert "prior knows of the images" not in dict(found.rows())

@@ -65,6 +65,7 @@ class Forecast:
             below the largest clipped signal; None without steps or noise.
         warnings: one line each.
         pretrained_on: public images that the network begins from, or None.
+        prior_knows: settings that tell the prior what is public about the images; None without one.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Forecast:
     signal_to_noise: float | None
     warnings: tuple[str, ...]
     pretrained_on: str | None = None
+    prior_knows: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -97,6 +99,7 @@ class Forecast:
             "prior_dimension": prior.dimension if prior else None,
             "prior_clusters": prior.clusters if prior else None,
             "prior_cluster_directions": prior.cluster_directions if prior else None,
+            "prior_knows": None if self.prior_knows is None else list(self.prior_knows),
             "image_passes": self.plan.image_passes,
             "parameters": self.parameters,
             "pretrained_on": self.pretrained_on,
@@ -122,14 +125,19 @@ class Forecast:
                 own = f"its own covariance in {plan.prior.directions} directions"
             if plan.prior.cluster_directions:
                 own += f", a Gaussian's in {plan.prior.cluster_directions} of them"
+            count = plan.prior.clusters
+            gaussians = "1 Gaussian" if count == 1 else f"{count} Gaussians"
             rows.append(("prior", f"{kinds}; noise multiplier {plan.prior.noise_multiplier:.4g}"))
             rows.append(
                 (
                     "prior's size",
-                    f"{plan.prior.dimension} frequencies, {plan.prior.clusters} Gaussians a class, "
-                    f"{own}",
+                    f"{plan.prior.dimension} frequencies, {gaussians} a class, {own}",
                 )
             )
+            knows = ", ".join(self.prior_knows or ()) or (
+                "nothing; prior.normalise, prior.augment and prior.texture say what is public"
+            )
+            rows.append(("prior knows of the images", knows))
         if plan.labeller:
             labeller = plan.labeller
             noise = f", noise multiplier {labeller.noise_multiplier:.4g}"
@@ -202,7 +210,19 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
         signal,
         tuple(_warnings(plan, signal, max(classes, 1), left_out=steps_left_out(asked, config))),
         None if pretrained is None else pretrained.source,
+        None if plan.prior is None else _public_knowledge(config),
     )
+
+
+def _public_knowledge(config: Config) -> tuple[str, ...]:
+    """The settings that say what kind of image it is, where they say something."""
+    prior = config.prior
+    settings = {
+        "prior.normalise": prior.normalise if prior.normalise != "none" else "",
+        "prior.augment": f"{prior.augment:g}" if prior.augment else "",
+        "prior.texture": "true" if prior.texture else "",
+    }
+    return tuple(f"{key}={value}" for key, value in settings.items() if value)
 
 
 def _warnings(plan: Plan, signal: float | None, classes: int, left_out: bool) -> list[str]:
