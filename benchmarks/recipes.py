@@ -63,6 +63,7 @@ STAGES = {
     "paper's method, 80 steps": "tried: the paper's method in 80 steps (commit c192f5e)",
     PAPER: "the paper's method, the same compute",
     "prior alone, shared": "tried: prior alone, clusters share a covariance (commit 935cb88)",
+    "prior alone, reduced": "tried: prior alone, a third of the detail (`prior.detail=reduced`)",
     PRIOR: "prior alone, all of epsilon",
     "Pretrained": "the preset before its gradient steps, labels as asked for",
     "After DP-SGD": "the preset, labels as asked for",
@@ -86,6 +87,7 @@ ALONE = (
     "labeller.enabled=false",
     "diffusion.sigma_range=null",
     "sampling.start=noise",
+    "prior.detail=kept",
 )
 PAPERS = (
     "prior.enabled=false",

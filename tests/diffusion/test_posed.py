@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dpdm.diffusion.gaussians import COARSE_DIRECTIONS
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.posed import PosedSampler
 from dpdm.errors import DpdmError
@@ -27,7 +28,7 @@ def fields(classes: int = 2, dimension: int = 20, poses: int = 6) -> dict[str, t
         "poses": torch.zeros(classes, poses),
         "pose_scale": torch.full((poses,), 0.1),
         "augment": torch.tensor(1.0),
-        "detail": torch.tensor(1.0),
+        "detail": torch.tensor([0.0, 3.0**0.5]),
         "roots": 0.3 * torch.randn(classes, 3, 2, 2, generator=generator),
     }
 
@@ -56,7 +57,7 @@ def test_a_seed_fixes_the_draw() -> None:
 
 
 def test_without_augmentation_detail_and_poses_it_draws_what_the_mixture_draws() -> None:
-    kept = fields(poses=0) | {"augment": torch.tensor(0.0), "detail": torch.tensor(0.0)}
+    kept = fields(poses=0) | {"augment": torch.tensor(0.0), "detail": torch.ones(2)}
     kept["roots"] = torch.zeros(2, 3, 0, 0)
     labels = torch.tensor([0, 1] * 10)
     drawn = PosedSampler(SHAPE, kept).sample(labels, torch.Generator().manual_seed(0))
@@ -66,7 +67,7 @@ def test_without_augmentation_detail_and_poses_it_draws_what_the_mixture_draws()
 
 def test_a_component_has_the_covariance_of_its_own_roots() -> None:
     kept = fields(classes=1, dimension=64, poses=0) | {"augment": torch.tensor(0.0)}
-    kept |= {"detail": torch.tensor(0.0), "floor": torch.zeros(1)}
+    kept |= {"detail": torch.ones(2), "floor": torch.zeros(1)}
     kept["means"] = torch.zeros(1, 3, 64)
     kept["means"][0, :, 60] = torch.tensor([-2.0, 0.0, 2.0])  # which component drew
     kept["basis"] = torch.eye(64)[None, :, :5]
@@ -88,6 +89,38 @@ def test_a_sampler_of_before_there_were_roots_has_none() -> None:
     kept = fields()
     del kept["roots"]
     assert PosedSampler(SHAPE, kept).roots.shape == (2, 3, 0, 0)
+
+
+def test_a_sampler_of_before_detail_had_bounds_draws_as_it_did() -> None:
+    labels = torch.zeros(20, dtype=torch.int64)
+    drawn = [
+        PosedSampler(SHAPE, fields() | {"detail": detail}).sample(
+            labels, torch.Generator().manual_seed(0)
+        )
+        for detail in (torch.tensor(0.75), torch.tensor([0.25, 1.0]), torch.ones(2))
+    ]
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=0)
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_amounts_of_detail_up_to_the_root_of_three_keep_the_covariance() -> None:
+    kept = fields(classes=1, dimension=64, poses=0) | {"augment": torch.tensor(0.0)}
+    rank = COARSE_DIRECTIONS + 10
+    kept["means"] = torch.zeros(1, 3, 64)
+    kept["basis"] = torch.eye(64)[None, :, :rank]
+    kept["variances"] = torch.full((1, rank), 0.01)
+    kept["floor"] = torch.full((1,), 0.02)
+    kept["roots"] = torch.zeros(1, 3, 0, 0)
+    labels, shares = torch.zeros(20_000, dtype=torch.int64), {}
+    for most in (1.0, 3.0**0.5):
+        sampler = PosedSampler(SHAPE, kept | {"detail": torch.tensor([0.0, most])})
+        z = sampler.frame.to_coefficients(sampler.sample(labels, torch.Generator().manual_seed(0)))
+        expected = torch.cat([kept["variances"][0], kept["floor"].expand(64 - rank)])
+        shares[most] = z.var(0) / expected
+    ones = torch.ones(64)
+    torch.testing.assert_close(shares[3.0**0.5], ones, atol=0.07, rtol=0)
+    ones[COARSE_DIRECTIONS:] = 1.0 / 3.0
+    torch.testing.assert_close(shares[1.0], ones, atol=0.07, rtol=0)
 
 
 def test_texture_lies_on_the_shape() -> None:
@@ -122,6 +155,8 @@ def test_a_mixture_keeps_its_sampler_and_draws_from_it() -> None:
         ("poses", torch.zeros(2, 5), "5 pose parameters|poses"),
         ("pose_scale", torch.full((6,), float("nan")), "pose_scale that are not finite"),
         ("augment", torch.tensor(-1.0), "augment below zero"),
+        ("detail", torch.ones(3), "detail of shape"),
+        ("detail", torch.tensor([0.0, -1.0]), "detail below zero"),
         ("rest", torch.zeros(44), "rest of shape"),
         ("basis", torch.ones(2, 26, 5), "not orthonormal"),
         ("roots", torch.zeros(2, 3, 6, 6), "roots in 6 directions where there are 5"),

@@ -46,10 +46,11 @@ def session(tmp_path: Path, noise: SeededNoise) -> Session:
     return Session(ledger, noise)
 
 
-def fit(images, labels, classes, design, session, seed, augment=0.0):
+def fit(images, labels, classes, design, session, seed, augment=0.0, detail="kept"):
     _, height, width, channels = images.shape
     units = PrivateUnits(images, labels)
-    return fit_prior(units, (channels, height, width), classes, design, session, seed, augment)
+    shape = (channels, height, width)
+    return fit_prior(units, shape, classes, design, session, seed, augment, detail)
 
 
 @pytest.fixture(scope="module")
@@ -484,6 +485,21 @@ def test_samples_have_the_places_and_the_widths_of_their_classes(kind):
             torch.testing.assert_close(found, wanted, atol=0.04, rtol=0)
         widths.append(float(made[here, 4].mean()))
     assert widths == sorted(widths)
+
+
+@pytest.mark.parametrize(
+    ("texture", "detail", "amounts"),
+    [
+        (False, "kept", [1.0, 1.0]),
+        (True, "kept", [0.0, 3.0**0.5]),
+        (True, "reduced", [0.0, 1.0]),
+    ],
+)
+def test_only_with_texture_do_samples_differ_in_their_detail(texture, detail, amounts):
+    images, labels = ovals(900, 4)
+    chosen = posed("brightness", 0.0, dimension=30, texture=texture)
+    mixture = fit(images, labels, 4, chosen, Session(None, SeededNoise(0)), 0, detail=detail)
+    assert mixture.sampler.detail.tolist() == pytest.approx(amounts)
 
 
 def test_the_plain_mixture_has_the_mean_and_spread_of_the_samplers_draws():

@@ -9,10 +9,11 @@ from dpdm.config.loading import (
     read_yaml,
     to_yaml,
 )
-from dpdm.config.schema import Config, Precision, SamplerSettings
+from dpdm.config.schema import Config, Detail, Precision, SamplerSettings
 
 __all__ = [
     "Config",
+    "Detail",
     "Precision",
     "SamplerSettings",
     "dotted_keys",

@@ -26,6 +26,7 @@ Count = Annotated[Integer, Field(ge=0)]
 PositiveCount = Annotated[Integer, Field(ge=1)]
 SamplerName = Literal["churn", "heun", "ddim", "ddim-stochastic", "dpmpp-2m"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Detail = Literal["kept", "reduced"]
 
 
 class _Section(BaseModel):
@@ -115,6 +116,11 @@ class PriorConfig(_Section):
     )
     texture: bool = Field(
         False, description="a share for the energy of each class beyond the modelled frequencies"
+    )
+    detail: Detail = Field(
+        "kept",
+        description="with texture, samples differ in their amount of fine detail: its energy as "
+        "released (kept), or a third of it (reduced), which is smoother",
     )
     augment: Annotated[Real, Field(ge=0, le=3)] = Field(
         0.0,

@@ -57,7 +57,7 @@ def _shape_problem(size: int, fields: Mapping[str, Tensor]) -> str | None:
         "poses": (classes, poses),
         "pose_scale": (poses,),
         "augment": (),
-        "detail": (),
+        "detail": (2,),
         "roots": (classes, components, own, own),
     }
     for name in POSED_FIELDS if posed else FIELDS:
@@ -104,11 +104,14 @@ def normalised(
 def checked(image_shape: tuple[int, int, int], fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The fields as they are, if they are those of a prior. Raises DpdmError.
 
-    A sampler of before there were ``roots`` has none.
+    A sampler of before there were ``roots`` has none; one whose ``detail`` is a single number d has
+    amounts of it between 1 - d and 1.
     """
-    weights = fields.get("weights")
+    weights, detail = fields.get("weights"), fields.get("detail")
     if "poses" in fields and "roots" not in fields and weights is not None and weights.ndim == 2:
         fields = {**fields, "roots": weights.new_zeros(*weights.shape, 0, 0)}
+    if detail is not None and detail.ndim == 0:
+        fields = {**fields, "detail": torch.stack([1.0 - detail, torch.ones_like(detail)])}
     problem = _shape_problem(math.prod(image_shape), fields) or _value_problem(fields)
     if problem is None:
         sums = torch.cat([fields["class_weights"].sum().reshape(1), fields["weights"].sum(dim=1)])

@@ -30,9 +30,9 @@ class PosedSampler(nn.Module):
     Fields, with Y classes, K components, R directions, E = D + Q numbers, P values of an image:
     class_weights (Y,), weights (Y, K), means (Y, K, E), basis (Y, E, R), variances (Y, R), floor
     (Y,), rest (Y, P - D), poses (Y, Q), pose_scale (Q,) pose per unit of a vector's entry, augment
-    () the strength of augmentation, detail () in [0, 1]: how much images of a class differ in their
-    amount of fine detail, which is multiplied by a number uniform between 1 - detail and 1; roots
-    (Y, K, S, S), A of a component's own covariance A A^T in the first S directions of its class.
+    () the strength of augmentation, detail (2,): images of a class differ in their amount of fine
+    detail, which is multiplied by a number uniform between the two; roots (Y, K, S, S), A of a
+    component's own covariance A A^T in the first S directions of its class.
     """
 
     class_weights: Tensor
@@ -69,10 +69,10 @@ class PosedSampler(nn.Module):
         return torch.cat(parts) if parts else self.means.new_empty(0, *self.image_shape)
 
     def _draw(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
-        detail = None
-        if float(self.detail) > 0.0:
+        detail, (least, most) = None, self.detail.tolist()
+        if (least, most) != (1.0, 1.0):
             how = {"generator": generator, "device": self.means.device}
-            detail = 1.0 - self.detail * uniform(labels.shape, **how)  # type: ignore[arg-type]
+            detail = most - (most - least) * uniform(labels.shape, **how)  # type: ignore[arg-type]
         vectors, noise, labels = draw_vectors(
             self, labels, self.rest.shape[1], generator, detail, self.roots
         )

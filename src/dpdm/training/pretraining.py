@@ -223,6 +223,7 @@ def _public_prior(
         Session(None, SystemNoise()),
         seed,
         config.prior.augment,
+        config.prior.detail,
     )
     return torch.from_numpy(labels), mixture
 

@@ -176,6 +176,7 @@ class Trainer:
             self.session,
             self.config.training.seed,
             self.config.prior.augment,
+            self.config.prior.detail,
         )
         save_weights(path, mixture.to_tensors(), {"ledger_head": self._ledger_head()})
         self.folder.update_state(prior_seconds=time.perf_counter() - self.started)

@@ -14,6 +14,7 @@ import math
 import numpy as np
 import torch
 
+from dpdm.config import Detail
 from dpdm.diffusion.dct import DctFrame
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.posed import PosedSampler
@@ -28,10 +29,10 @@ from dpdm.training.prior.statistics import Statistics, collect
 _SMALLEST_POSE_SPREAD = 0.01
 """Least standard deviation of a pose parameter, of a range of 2."""
 
-_DETAIL = 1.0
-"""Where there is texture, the amount of detail of an image is uniform between none and all. On
-Fashion-MNIST at epsilon 10, CNN trained on 10,000 samples, held-out training images: 78.1 without,
-79.9 with; on MNIST 95.2 and 95.0."""
+_MOST_DETAIL = {"kept": math.sqrt(3.0), "reduced": 1.0}
+"""Where there is texture, the amount of detail of an image is uniform between none and this: some
+surfaces are smooth, some rough (docs/trials.md). The mean square of a number between 0 and sqrt(3)
+is 1, so that the covariance is the one that was released."""
 
 
 def fit_prior(
@@ -42,6 +43,7 @@ def fit_prior(
     session: Session,
     seed: int,
     augment: float = 0.0,
+    detail: Detail = "kept",
 ) -> Mixture:
     """Releases the statistics of ``design`` and fits the prior.
 
@@ -56,6 +58,7 @@ def fit_prior(
         session: ledger and noise source.
         seed: of the public starting points of the cluster search, and of the plain mixture.
         augment: strength of the public augmentation of samples.
+        detail: whether samples keep the energy of fine detail, where there is texture.
     """
     frame, pixels = DctFrame(image_shape, design.dimension), math.prod(image_shape)
     number = max(classes, 1)
@@ -76,7 +79,9 @@ def fit_prior(
             "poses": _tensor(poses),
             "pose_scale": _tensor(spread / statistics.pose_weight),
             "augment": torch.tensor(float(augment)),
-            "detail": torch.tensor(0.0 if statistics.texture is None else _DETAIL),
+            "detail": torch.tensor(
+                [1.0, 1.0] if statistics.texture is None else [0.0, _MOST_DETAIL[detail]]
+            ),
             "roots": _tensor(statistics.roots),
         },
     )
