@@ -251,6 +251,26 @@ def test_an_image_is_denoised_alike_alone_and_in_company(make_mixture: Make) -> 
         torch.testing.assert_close(alone[0], together[i])
 
 
+@pytest.mark.parametrize("count", [16, 61])
+def test_an_image_is_denoised_to_the_same_bits_whatever_the_others_are(
+    make_mixture: Make, count: int
+) -> None:
+    """Other labels, in other numbers, at other places: a unit's gradient must not feel them."""
+    sizes = {"dimension": 300, "rank": 40, "classes": 5, "components": 16}
+    mixture = make_mixture((1, 20, 20), dtype=torch.float32, **sizes)
+    g = torch.Generator().manual_seed(2)
+    for _ in range(8):
+        x, others = torch.randn(2, count, 1, 20, 20, generator=g)
+        sigma = 0.05 + 3 * torch.rand(count, generator=g)
+        labels, changed = torch.randint(-1, 5, (2, count), generator=g)
+        expected = mixture.posterior_mean(x, sigma, labels)
+        place = torch.randperm(count, generator=g)
+        moved = mixture.posterior_mean(x[place], sigma[place], labels[place])
+        assert torch.equal(moved, expected[place])
+        others[0], changed[0] = x[0], labels[0]
+        assert torch.equal(mixture.posterior_mean(others, sigma, changed)[0], expected[0])
+
+
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 @pytest.mark.parametrize("label", [-1, 0])
 def test_samples_have_the_mean_and_covariance_of_the_mixture(

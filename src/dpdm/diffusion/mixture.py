@@ -16,7 +16,7 @@ Everything here is public: it is built from noised statistics and leaves with a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ LARGEST = (32, 512, 64)
 """Components K, coefficients D and directions R of a mixture that is fitted to a sampler."""
 
 _SAMPLER = "sampler."
+_BLOCK = 16, 512
+"""Images of a class that are evaluated together: on a CPU, and on a GPU."""
 
 
 class Mixture(nn.Module):
@@ -219,13 +221,14 @@ class Mixture(nn.Module):
             if labels is None:
                 labels = torch.full(x.shape[:1], -1, device=x.device)
             mean, log_density = torch.empty_like(head), torch.zeros_like(head[:, 0])
-            for y, rows in label_groups(labels, self.classes):
-                some, levels = head[rows], variance[rows]
-                if y >= 0 or self.classes == 1:
-                    mean[rows], density = self._of_class(max(y, 0), some, levels, with_density)
-                else:
-                    mean[rows], density = self._of_any_class(some, levels)
-                log_density[rows] = density
+            for y, group in label_groups(labels, self.classes):
+                for rows, count in _blocks(group):
+                    some, levels = head[rows], variance[rows]
+                    if y >= 0 or self.classes == 1:
+                        found, density = self._of_class(max(y, 0), some, levels, with_density)
+                    else:
+                        found, density = self._of_any_class(some, levels)
+                    mean[rows[:count]], log_density[rows[:count]] = found[:count], density[:count]
             spread = self.rest + variance
             estimate = self.frame.to_images(torch.cat([mean, tail * (self.rest / spread)], dim=1))
             log_density = log_density - 0.5 * (
@@ -280,3 +283,14 @@ class Mixture(nn.Module):
             quadratic = quadratic + squares * floor_precision[:, 0]
             quadratic = quadratic - others * floor_precision[:, 0].log()
         return mean, logits.logsumexp(dim=1) - 0.5 * quadratic
+
+
+def _blocks(rows: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """Rows in blocks of one size, the last filled up by its first row, and how many are their own.
+
+    So that a matrix product has as many rows whatever the other images are: how it rounds depends
+    on their number, and an image's estimate must not.
+    """
+    size = _BLOCK[rows.device.type == "cuda"]
+    for part in torch.split(rows, size):
+        yield torch.cat([part, part[:1].expand(size - len(part))]), len(part)

@@ -29,7 +29,7 @@ from dpdm.privacy import DpSgdStep, Elsewhere, Gradients, PrivateUnits, Session
 from dpdm.privacy.mechanisms import PrivateStepStatistics
 from dpdm.training.checkpoint import Phase, TrainingState
 from dpdm.training.differentiation import Differentiation
-from dpdm.training.draws import keyed_dropout, keyed_generator
+from dpdm.training.draws import SECRET_BITS, keyed_dropout, keyed_generator
 from dpdm.training.interrupt import Interrupted, InterruptFlag
 from dpdm.training.lanes import Lanes
 from dpdm.training.plan import Plan
@@ -263,8 +263,9 @@ def dp_sgd(
     )
     # Views, dropped labels and dropout are drawn by place in the batch, and one unit more moves the
     # others to other places. Drawn in secret they are the same in law wherever a unit sits, so that
-    # its gradient can be taken as its own; from a known seed, one unit would move all gradients.
-    seed = config.training.seed if session.repeatable else secrets.randbits(63)
+    # its gradient can be taken as its own; from a known seed, or one of so few that all can be
+    # tried, one unit would move all gradients.
+    seed = config.training.seed if session.repeatable else secrets.randbits(SECRET_BITS)
     parameters = {name: value.detach() for name, value in denoiser.network.named_parameters()}
     gradients, fastest = ViewGradients(config, denoiser, seed), math.inf
     with Workers(gradients, microbatch, lanes.count if units.elsewhere else 1) as workers:
