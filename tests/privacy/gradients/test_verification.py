@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+from functools import partial
+from types import SimpleNamespace
+from weakref import ref
+
 import pytest
 import torch
 from torch import nn
 
-from dpdm.privacy.gradients import per_unit_gradients
+from dpdm.privacy.gradients import UnsupportedModuleError, per_unit_gradients
+from dpdm.privacy.gradients.verification import known
 
 
 class Transposed(nn.Module):
@@ -66,3 +72,67 @@ def test_a_gradient_that_overflows_in_one_unit_does_not_stop_the_others(oracle):
     assert not gradients["0.weight"][1].isfinite().all()
     for name, reference in expected.items():
         torch.testing.assert_close(gradients[name][[0, 2]], reference[[0, 2]])
+
+
+def centred_where(mix, module, x):
+    losses = loss(module, x)
+    return losses - losses.mean() if mix else losses
+
+
+class Way:
+    def __init__(self, mix: bool) -> None:
+        self.mix = mix
+
+    def loss(self, module, x):
+        return centred_where(self.mix, module, x)
+
+    __call__ = loss
+
+
+def closing_over(mix):
+    return lambda module, x: centred_where(mix, module, x)
+
+
+def with_a_default(mix):
+    def chosen(module, x, mix=mix):
+        return centred_where(mix, module, x)
+
+    return chosen
+
+
+WAYS = {
+    "argument of a partial": lambda mix: partial(centred_where, mix),
+    "closure": closing_over,
+    "closure in a partial": lambda mix: partial(closing_over(mix)),
+    "default": with_a_default,
+    "object of a method": lambda mix: Way(mix).loss,
+    "callable object": Way,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_loss_that_mixes_is_found_after_one_of_the_same_code_that_does_not(way):
+    module, x = nn.Linear(3, 1), torch.randn(6, 3)
+    per_unit_gradients(module, WAYS[way](False), (x,), views=2)
+    with pytest.raises(UnsupportedModuleError, match="loss"):
+        per_unit_gradients(module, WAYS[way](True), (x,), views=2)
+
+
+def test_a_loss_that_is_made_anew_for_every_step_is_looked_at_once():
+    module, x = nn.Linear(3, 1), torch.randn(6, 3)
+    for way in ("argument of a partial", "closure", "closure in a partial", "default"):
+        per_unit_gradients(module, WAYS[way](False), (x,), views=2)
+        found = known(module, WAYS[way](False), (x,), 2)
+        assert found.settled
+
+
+def test_what_is_known_of_a_module_does_not_keep_it():
+    def used(module):
+        own = SimpleNamespace(module=module)
+        per_unit_gradients(module, lambda _, x: loss(own.module, x), (torch.randn(6, 3),))
+        per_unit_gradients(module, lambda _, x, own=module: loss(own, x), (torch.randn(6, 3),))
+        return ref(module)
+
+    gone = used(nn.Linear(3, 1))
+    gc.collect()
+    assert gone() is None

@@ -36,6 +36,11 @@ def per_unit_gradients(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The gradient of each unit's mean loss, for every parameter that requires a gradient.
 
+    Whether units are kept apart is looked at once for each module, mode, shape of inputs and loss,
+    with what the loss holds (arguments of a ``partial``, closure, the object of a method). What
+    else a ``forward`` or a loss reads, as an attribute or a global variable, should stay as it is
+    between calls.
+
     Args:
         module: any module; it is called as it is, in the mode it is in, and left as it was. Of a
             compiled one (``torch.compile``) the eager form is called.

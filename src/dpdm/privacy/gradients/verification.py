@@ -9,11 +9,13 @@ gradient first differs from zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -54,11 +56,50 @@ def known(module: nn.Module, loss: Any, inputs: Sequence[Tensor | None], views: 
     return kinds.setdefault(kind, Known())
 
 
-def _identity(loss: Any) -> Any:
-    """Equal for functions of the same code, which may be created anew for every step."""
-    while isinstance(loss, partial):
-        loss = loss.func
-    return getattr(loss, "__code__", None) or (type(loss), id(loss))
+def _identity(value: Any, depth: int = 4) -> Any:
+    """What tells a loss, or what it holds, from another.
+
+    Functions may be made anew for every step: they are equal where their code is, and what they
+    hold is: arguments of a ``partial``, closure, defaults, the object of a method. Plain values
+    are themselves, tensors their shape, all else is the object that it is, no longer than it lives.
+    """
+    if depth and isinstance(value, list | tuple | dict):
+        inner = (*value.items(),) if isinstance(value, dict) else value
+        return type(value), tuple(_identity(part, depth - 1) for part in inner)
+    if depth and isinstance(value, partial | MethodType | FunctionType):
+        return tuple(_identity(part, depth - 1) for part in _parts(value))
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        return Tensor, value.shape, value.dtype, value.device
+    try:
+        return _Object(value)
+    except TypeError:  # no weak references to it: numbers, text, a dtype, a device
+        return type(value), value if isinstance(value, Hashable) else object()
+
+
+def _parts(loss: Any) -> tuple[Any, ...]:
+    if isinstance(loss, partial):
+        return loss.func, loss.args, loss.keywords
+    if isinstance(loss, MethodType):
+        return loss.__func__, loss.__self__
+    held = []
+    for cell in loss.__closure__ or ():
+        with suppress(ValueError):  # empty so far
+            held.append(cell.cell_contents)
+    return loss.__code__, held, loss.__defaults__, loss.__kwdefaults__
+
+
+class _Object:
+    """Equal for the same object as long as it lives, which this does not prolong."""
+
+    def __init__(self, value: Any) -> None:
+        self._reference, self._number = ref(value), id(value)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        found = self._reference()
+        return isinstance(other, _Object) and found is not None and found is other._reference()
 
 
 class Verification:
