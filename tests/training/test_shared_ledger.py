@@ -60,6 +60,7 @@ def test_a_run_that_would_exceed_the_ledgers_budget_does_not_start(digits, small
     with pytest.raises(DpdmError, match=r"budget is 2\.5"):
         train(digits, config, tmp_path / "b")
     assert len(read_ledger(path)) == len(before)
+    assert not (tmp_path / "b").exists()
 
 
 def test_an_interrupted_run_in_a_shared_ledger_goes_on_where_it_was(

@@ -24,7 +24,7 @@ from dpdm.networks import load_weights
 from dpdm.privacy import epsilon, read_ledger
 from dpdm.promise.planning import poisson_sampled_gaussian
 from dpdm.release.seal import check_release
-from dpdm.training import Interrupted, RunFolder, make_plan, train
+from dpdm.training import Interrupted, RunFolder, make_plan, train, trainer
 
 SMALL = (
     "training.batch_size=64",
@@ -203,11 +203,32 @@ def test_resuming_with_other_data_is_refused(digits, small, tmp_path):
         train(other, small(), tmp_path / "run", resume=True)
 
 
-def test_a_folder_of_other_files_is_left_alone(digits, small, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
+@pytest.mark.parametrize("how", [{}, {"force": True}, {"resume": True}])
+def test_a_folder_of_other_files_is_left_alone(digits, small, tmp_path, how):
+    (tmp_path / "mine" / "cats").mkdir(parents=True)
+    (tmp_path / "mine" / "cats" / "1.png").write_text("mine")
     with pytest.raises(RequestError, match="other files"):
-        train(digits, small(), tmp_path)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+        train(digits, small(), tmp_path / "mine", **how)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["cats"]
+
+
+def test_force_works_in_the_run_folder_itself(digits, small, tmp_path, monkeypatch):
+    train(digits, small(), tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    run = train(digits, small(), ".", force=True)
+    assert steps_in_ledger(tmp_path / "run.previous-1") == 6
+    assert run.folder.path == tmp_path / "run"
+    assert steps_in_ledger(tmp_path / "run") == 6
+
+
+def test_a_line_of_metrics_that_a_kill_tore_costs_no_other(digits, small, tmp_path):
+    run = train(digits, small(), tmp_path / "run")
+    lines = run.folder.metrics.read_bytes().splitlines(keepends=True)
+    run.folder.metrics.write_bytes(b"".join(lines[:4]) + lines[4][:20])
+    for line in lines[4:]:
+        run.folder.append_metrics(json.loads(line))
+    assert [record["step"] for record in run.folder.read_metrics()] == [1, 2, 3, 4, 5, 6]
 
 
 def test_settings_that_do_not_fit_are_refused_before_a_folder_is_made(digits, small, tmp_path):
@@ -405,6 +426,46 @@ def test_a_prior_fitted_twice_leaves_fewer_steps_within_the_budget(digits, small
     assert counts["prior moments"] == 2
     assert counts.get("DP-SGD step", 0) < 6
     assert statement["epsilon"] <= 10.0
+
+
+def test_no_labeller_is_trained_beyond_the_budget_after_a_histogram_was_spent_twice(
+    digits, small, tmp_path, monkeypatch
+):
+    config = small(
+        "privacy.epsilon=2",
+        "prior.enabled=false",
+        "diffusion.base=skip",
+        "privacy.histogram_share=0.66",
+        "labeller.enabled=true",
+        "labeller.share=0.62",
+        "training.steps=3",
+    )
+
+    def killed(path, *_):
+        raise Interrupted(f"{path.name} was not written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "save_weights", killed)
+        with pytest.raises(Interrupted, match="histogram"):
+            train(digits, config, tmp_path / "run")
+    with pytest.raises(DpdmError, match="would exceed epsilon 2"):
+        train(digits, config, tmp_path / "run", resume=True)
+    events = read_ledger(tmp_path / "run" / "private" / "ledger.jsonl").counted_events()
+    assert [(name, count) for name, _, count in events] == [("class histogram", 2)]
+
+
+def test_a_labeller_that_was_stopped_goes_on_within_the_budget(digits, small, tmp_path):
+    config = small("labeller.enabled=true", "labeller.share=0.3", "training.checkpoint_every=1")
+
+    def stop(event):
+        if event.record is not None and event.record.phase == "labeller":
+            raise Interrupted("now")
+
+    with pytest.raises(Interrupted):
+        train(digits, config, tmp_path / "run", callback=stop)
+    statement = train(digits, config, tmp_path / "run", resume=True).statement()
+    assert statement["epsilon"] <= 10.0
+    assert {"labeller step", "DP-SGD step"} <= {use["name"] for use in statement["mechanisms"]}
 
 
 def test_a_run_whose_ledger_is_lost_does_not_go_on(digits, small, tmp_path):

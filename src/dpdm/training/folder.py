@@ -112,9 +112,23 @@ class RunFolder:
         return bool(self.read_state().get("trained"))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Adds one line to ``metrics.jsonl``."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Adds one line to ``metrics.jsonl``, apart from what a kill left of another.
+
+        Raises:
+            DpdmError: the file cannot be written.
+        """
+        try:
+            with self.metrics.open("a+b") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    torn = file.read() != b"\n"
+                    file.write(b"\n" * torn)
+                file.write(json.dumps(record).encode() + b"\n")
+        except OSError as error:
+            raise DpdmError(
+                f"{self.metrics}: cannot be written ({error.strerror}); make room, then "
+                "--resume goes on"
+            ) from None
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every step once, the last time it was done, in order; a torn last line is passed over."""
@@ -140,24 +154,28 @@ def open_run_folder(
     that must not be lost.
 
     Raises:
-        RequestError: the folder exists and neither was asked for; nothing to resume; a resumed run
-            with another configuration or other data, naming what differs.
+        RequestError: the folder exists and neither was asked for, or it holds something else than
+            a run; nothing to resume; a resumed run with another configuration or other data,
+            naming what differs.
     """
     folder = RunFolder(path)
     if path.exists() and not path.is_dir():
         raise RequestError(f"--out {path}: is a file; give a folder that does not exist yet")
     occupied = path.is_dir() and any(path.iterdir())
+    if occupied and not _is_run(folder):
+        raise RequestError(
+            f"--out {path}: holds other files; give a folder that does not exist yet"
+        )
     if occupied and force and not resume:
+        # The whole path: "." has no name, and is the folder that was moved ever after.
+        path = path.resolve()
+        folder = RunFolder(path)
         number = 1
         while (aside := path.with_name(f"{path.name}.previous-{number}")).exists():
             number += 1
         path.rename(aside)
         occupied = False
     if occupied and not resume:
-        if not folder.private.is_dir():
-            raise RequestError(
-                f"--out {path}: holds other files; give a folder that does not exist yet"
-            )
         report = folder.release / "report.html"
         done = f"its report is {report}; " if report.is_file() else ""
         raise RequestError(
@@ -184,6 +202,13 @@ def open_run_folder(
         "Derived from private data without noise: not covered by the guarantee. Do not share.\n",
     )
     return folder
+
+
+def _is_run(folder: RunFolder) -> bool:
+    """Whether what lies there is a run, or the empty folders of one that was stopped at once."""
+    if folder.config.is_file() or folder.checkpoints.is_dir():
+        return True
+    return all(entry.is_dir() for entry in folder.path.rglob("*"))
 
 
 _MAY_CHANGE = ("max_steps", "checkpoint_every", "microbatch")

@@ -15,7 +15,15 @@ from dpdm.config import Config, load_config
 from dpdm.config.loading import from_mapping
 from dpdm.data import Dataset, PublicFacts
 from dpdm.errors import DpdmError, RequestError
-from dpdm.privacy import Event, Ledger, NoiseSource, PrivateUnits, Session, SystemNoise
+from dpdm.privacy import (
+    Event,
+    Ledger,
+    NoiseSource,
+    PrivateUnits,
+    Session,
+    SystemNoise,
+    read_ledger,
+)
 from dpdm.release import Model, load, stand_in_prior
 from dpdm.release.files import DRAWN, find_release, public_settings, write_description
 from dpdm.release.model import read_description, read_statement
@@ -121,6 +129,8 @@ def train(
     mixture = stand_in_prior(config, facts.image_shape, len(facts.classes))
     build_for(config, facts, mixture, first_weights(config, facts.image_shape[0]))
     check_shared_ledger(config)
+    if config.privacy.ledger is not None and not resume:
+        _check_budget(read_ledger(config.privacy.ledger), config, plan)
     kept = {
         "name": facts.name,
         "shape": list(facts.shape),

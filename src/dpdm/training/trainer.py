@@ -123,6 +123,7 @@ class Trainer:
         if path.is_file():
             self._require(state.load(path))
         if state.step < plan.steps:
+            self._check_statistics_budget(plan.events(), begun=True)
             records = saved_steps(
                 train_labeller(self.config, plan, state, self.units, self.session),
                 plan.steps,
@@ -183,17 +184,27 @@ class Trainer:
         self.tell(TrainingEvent("prior", epsilon=self._epsilon()))
         return mixture.to(self.device)
 
-    def _check_statistics_budget(self, planned: list[tuple[Event, int]]) -> None:
-        """A release that was killed half-way is spent, and done again only within the budget."""
+    def _check_statistics_budget(
+        self, planned: list[tuple[Event, int]], *, begun: bool = False
+    ) -> None:
+        """A release that was killed half-way is spent, and done again only within the budget.
+
+        Of one that may have ``begun``, and goes on where it was stopped, what the ledger holds is
+        not planned again.
+        """
         ledger, privacy = self.session.ledger, self.config.privacy
         if ledger is None or self.session.repeatable or not len(ledger.counted_events(ledger.run)):
             return
-        spent = [(event, count) for _, event, count in ledger.counted_events(ledger.run)]
-        if epsilon([*spent, *planned], privacy.delta, privacy.accountant) > privacy.epsilon:
+        spent = Counter[Event]()
+        for _, event, count in ledger.counted_events(ledger.run):
+            spent[event] += count
+        for event, count in planned:
+            spent[event] = max(spent[event], count) if begun else spent[event] + count
+        if epsilon(list(spent.items()), privacy.delta, privacy.accountant) > privacy.epsilon:
             raise DpdmError(
-                f"{self.folder.path}: the run was stopped while it released statistics, and "
-                f"releasing them again would exceed epsilon {privacy.epsilon:g}; the ledger keeps "
-                "what was spent: start a new run with --force or another --out"
+                f"{self.folder.path}: the run was stopped while it released statistics, and with "
+                f"what is still to be released it would exceed epsilon {privacy.epsilon:g}; the "
+                "ledger keeps what was spent: start a new run with --force or another --out"
             )
 
     def _train(self, denoiser: Denoiser, mixture: Mixture | None) -> TrainingState:

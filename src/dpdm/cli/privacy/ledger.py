@@ -91,7 +91,7 @@ def open_ledger_command(
     if unit not in ("image", "group"):
         raise RequestError(f"--unit {unit}: use image or group")
     if not dataset.strip():
-        raise RequestError("--dataset: give the data set a name; runs on it must have the same")
+        raise RequestError("--dataset: give the data set a name, for those who read the ledger")
     if not path.parent.is_dir():
         raise RequestError(f"{path}: there is no folder {path.parent}; make it first")
     Ledger.create(
@@ -174,4 +174,6 @@ def _finite(epsilon: float) -> float | None:
 
 
 def _in_words(epsilon: float | None) -> str:
-    return "no finite value" if epsilon is None else f"{epsilon:.6g}"
+    from dpdm.promise.wording import at_most
+
+    return "no finite value" if epsilon is None else at_most(epsilon, 6)
