@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +80,7 @@ def read_images(path: Path) -> tuple[Images, Labels | None]:
     try:
         with np.load(path) as arrays:
             return arrays["images"], arrays.get("labels")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DpdmError(f"{path}: damaged ({error}); delete it and run again") from None
 
 

@@ -1,5 +1,8 @@
 """``.npz`` files: uint8 images, optional labels, class names and groups; the rest is refused."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -119,3 +122,27 @@ def test_a_file_with_a_damaged_array_says_so(save):
 def test_one_file_has_no_splits(save):
     with pytest.raises(RequestError, match="leave out @test"):
         open_dataset(f"{save(images=IMAGES)}@test")
+
+
+def with_header(path, shape):
+    header = io.BytesIO()
+    what = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, what)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+    return path
+
+
+def test_a_header_that_claims_more_than_memory_says_so(tmp_path):
+    with pytest.raises(DpdmError, match=r"huge\.npz: more than fits into memory"):
+        open_dataset(with_header(tmp_path / "huge.npz", (10**11, 28, 28)))
+
+
+@pytest.mark.parametrize(("local", "central", "value"), [(6, 8, 1), (8, 10, 99)])
+def test_an_archive_that_is_encrypted_or_packed_otherwise_says_so(save, local, central, value):
+    path = save(images=IMAGES)
+    data = bytearray(path.read_bytes())
+    data[local] = data[data.find(b"PK\x01\x02") + central] = value
+    path.write_bytes(data)
+    with pytest.raises(DpdmError, match="not a readable"):
+        open_dataset(path)

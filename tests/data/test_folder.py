@@ -107,6 +107,11 @@ def test_images_beside_folders_are_refused(make_files, grey):
         open_dataset(make_files({"a.png": grey(), "cat/b.png": grey()}))
 
 
+def test_a_class_may_be_called_like_an_image(make_files, grey):
+    data = open_dataset(make_files({"v1.png/a.png": grey(), "v2.png/b.png": grey()}))
+    assert data.classes == ("v1.png", "v2.png")
+
+
 @pytest.mark.parametrize("inside", ["", "src/"])
 def test_a_folder_of_other_things_is_no_data_set(make_files, inside):
     with pytest.raises(RequestError, match=r"no PNG, JPEG, .*only other files \(.*code\.py\)"):

@@ -163,6 +163,31 @@ def test_a_label_beyond_the_names_is_refused(save, images):
         open_dataset(path)
 
 
+def test_labels_of_two_kinds_are_refused(save, images, tmp_path):
+    for name, label, kind in (("a", 0, pa.int64()), ("b", "x", pa.string())):
+        save(
+            {"image": images, "label": [label] * 3},
+            {"image": IMAGE, "label": kind},
+            name=f"shards/{name}.parquet",
+        )
+    with pytest.raises(RequestError, match="numbers in one file and text in another"):
+        open_dataset(tmp_path / "shards")
+
+
+def test_a_label_that_is_no_class_number_is_refused(save, images):
+    kinds = {"image": IMAGE, "label": pa.uint64()}
+    path = save({"image": images, "label": [0, 1, 2**64 - 1]}, kinds)
+    with pytest.raises(RequestError, match="label 18446744073709551615 is no class number"):
+        open_dataset(path)
+
+
+def test_a_column_of_paths_says_what_to_do(save):
+    metadata = {"info": {"features": {"image": {"_type": "Image"}}}}
+    path = save({"image": ["a.png"]}, {"image": pa.string()}, metadata)
+    with pytest.raises(RequestError, match="'image' holds paths of images; embed"):
+        open_dataset(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1 cut short", b"PAR1" + bytes(100) + b"PAR1"])
 def test_a_damaged_file_says_so(tmp_path, content):
     path = tmp_path / "toy.parquet"

@@ -220,4 +220,4 @@ def test_an_interrupted_write_leaves_the_old_statement(sealed, monkeypatch):
     with pytest.raises(DpdmError, match="No space left"):
         seal_release(sealed, ["report.html"])
     assert (sealed / "privacy.json").read_bytes() == before
-    assert not list(sealed.glob("*.tmp"))
+    assert not list(sealed.glob(".*.part"))

@@ -3,9 +3,7 @@
 Features and distances of real images are private: a store belongs on a run's private side.
 """
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpdm.errors import DpdmError
+from dpdm.replacing import replacing
 
 Array = NDArray[Any]
 
@@ -56,17 +55,11 @@ class Store:
         return value
 
     def _write(self, path: Path, value: Array) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with replacing(path) as file:
                 np.save(file, value, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise DpdmError(
                 f"{path}: cannot be written ({error.strerror}); give --cache a folder with room"
             ) from None

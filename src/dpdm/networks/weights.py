@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dpdm.errors import DpdmError, RequestError
+from dpdm.replacing import replacing
 
 _DIGEST = "dpdm.sha256"
 _NAMES_SHOWN = 4
@@ -28,9 +27,8 @@ def save_weights(
 ) -> None:
     """Write tensors by name, and free text by key, to one safetensors file.
 
-    The file appears complete or not at all: it is written beside its place, flushed to the disk and
-    then renamed, so that a kill or a full disk leaves an older file as it was. A digest of both
-    goes along, under the key ``dpdm.sha256``, and ``load_weights`` checks it.
+    The file appears complete or not at all (``replacing``). A digest of both goes along, under the
+    key ``dpdm.sha256``, and ``load_weights`` checks it.
 
     Raises:
         DpdmError: the file cannot be written.
@@ -39,23 +37,14 @@ def save_weights(
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     text = dict(metadata or {})
     content = _reproducible(save(plain, {**text, _DIGEST: _digest(plain, text)}))
-    # Not tempfile's: its files are readable by their owner only, also after the rename.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        with temporary.open("xb") as file:
+        with replacing(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush_folder(path.parent)
     except OSError as error:
         raise DpdmError(
             f"{path}: cannot write the weights ({error.strerror or error}); "
             "check the folder, its permissions and the space left"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -143,15 +132,3 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 def _damaged(path: Path, reason: str) -> DpdmError:
     reason = " ".join(reason.split())
     return DpdmError(f"{path}: damaged or not a safetensors file ({reason}); write or copy it anew")
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the rename itself last, where the system lets a folder be flushed."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # pragma: no cover - Windows
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,6 @@ No file here depends on private data except through a mechanism in the ledger.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from dpdm.diffusion.mixture import Mixture
 from dpdm.errors import DpdmError, RequestError
 from dpdm.networks import save_weights
 from dpdm.release.zoo import PREFIX, zoo_release
+from dpdm.replacing import replacing
 
 RELEASE_FILES = (
     "model.safetensors",
@@ -40,21 +40,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file atomically: temporary file, fsync, rename.
+    """Writes a file atomically (``replacing``).
 
     Raises:
         DpdmError: the file cannot be written (disk full, no permission).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DpdmError(f"{path}: cannot be written ({error.strerror})") from None
 
 
@@ -65,11 +60,13 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any] | None:
         DpdmError: the file is damaged; ``hint`` says what to do.
     """
     try:
-        value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         raise DpdmError(f"{path}: damaged, not readable as JSON{hint}") from None
+    if not isinstance(value, dict):
+        raise DpdmError(f"{path}: damaged, no JSON object{hint}")
     return value
 
 

@@ -88,7 +88,10 @@ class Model:
             return drawn.astype(np.int64)
         if isinstance(labels, str):
             raise RequestError(f"--labels {labels}: use uniform, histogram or a list such as 0,1,2")
-        chosen = np.asarray(labels, dtype=np.int64)
+        try:
+            chosen = np.asarray(labels, dtype=np.int64)
+        except (OverflowError, ValueError, TypeError):
+            raise RequestError("labels: give whole numbers, for example 0,1,2") from None
         if chosen.ndim != 1 or len(chosen) == 0:
             raise RequestError("labels: give at least one class, for example 0,1,2")
         wrong = sorted({int(value) for value in chosen if not 0 <= value < names})
@@ -139,11 +142,13 @@ class Model:
         ``watch`` is told of every sampler step, as ``dpdm.diffusion.samplers`` has it.
 
         Raises:
-            RequestError: count below 1, unknown sampler, label or settings, guidance without
-                labels.
+            RequestError: count below 1, a seed that is none, unknown sampler, label or settings,
+                guidance without labels.
         """
         if count < 1:
             raise RequestError(f"-n {count}: the number of images must be at least 1")
+        if seed is not None and not 0 <= seed < 2**63:
+            raise RequestError(f"--seed {seed}: a seed is a whole number from 0 to 2^63 - 1")
         chosen = self.settings(settings)
         generator = torch.Generator()
         if seed is None:
@@ -324,6 +329,20 @@ def read_description(folder: Path) -> dict[str, Any]:
         missing = {"image", "classes", "config"} - description.keys()
         if missing:
             raise DpdmError(f"{path}: damaged, {', '.join(sorted(missing))} missing")
+        image, classes = description["image"], description["classes"]
+        if not (
+            isinstance(image, dict)
+            and all(
+                isinstance(image.get(key), int) and image[key] > 0
+                for key in ("channels", "height", "width")
+            )
+            and isinstance(classes, list)
+            and all(isinstance(name, str) for name in classes)
+            and isinstance(description["config"], dict)
+        ):
+            raise DpdmError(
+                f"{path}: damaged, its image, classes or config are not as dpdm writes them"
+            )
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         raise DpdmError(f"{path}: damaged, not readable as YAML") from None
     return description

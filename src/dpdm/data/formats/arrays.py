@@ -59,7 +59,10 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             return {key: archive[key] for key in _KEYS if key in archive}
     except DpdmError:
         raise
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+    except MemoryError as error:
+        raise DpdmError(f"{path}: more than fits into memory, or damaged ({error})") from None
+    # RuntimeError: encrypted, or packed in a way that Python does not know.
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
         if "pickle" in str(error):
             raise RequestError(
                 f"{path}: holds Python objects, which are not opened; save plain arrays"

@@ -117,7 +117,7 @@ def _class_folders(name: str, folder: Path, subfolders: Sequence[str]) -> Collec
     loose = [
         entry.name
         for entry in folder.iterdir()
-        if entry.suffix.lower() in EXTENSIONS and _visible(entry.name)
+        if entry.suffix.lower() in EXTENSIONS and _visible(entry.name) and not entry.is_dir()
     ]
     if loose:
         raise RequestError(

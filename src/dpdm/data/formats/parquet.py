@@ -65,11 +65,12 @@ def read_parquet(name: str, paths: Sequence[Path]) -> Collection:
     classes: tuple[str, ...] = ()
     if columns.label is not None:
         where = f"{paths[0]} (column {columns.label!r})"
+        if len({type(label) for label in labels}) > 1:
+            raise RequestError(f"{where}: numbers in one file and text in another; write one kind")
         if labels and isinstance(labels[0], str):
             numbers, classes = labels_from_names(where, labels, columns.names)
         else:
-            values = np.asarray(labels, dtype=np.int64)
-            numbers, classes = labels_from_numbers(where, values, columns.names)
+            numbers, classes = labels_from_numbers(where, _int64(where, labels), columns.names)
     groups = [group for shard in shards for group in shard.groups] if columns.group else None
     return Collection(
         name,
@@ -79,6 +80,15 @@ def read_parquet(name: str, paths: Sequence[Path]) -> Collection:
         groups,
         problems=tuple(problem for shard in shards for problem in shard.problems),
     )
+
+
+def _int64(where: str, labels: list[int]) -> Integers:
+    try:
+        return np.asarray(labels, dtype=np.int64)
+    except OverflowError:
+        raise RequestError(
+            f"{where}: label {max(labels)} is no class number; classes count from 0"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,8 @@ def _read_shard(parquet: ModuleType, path: Path) -> _Shard:
             return shard
     except RequestError:
         raise
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
+    # What pyarrow raises derives from these; of what it cannot read, from the last.
+    except (OSError, ValueError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DpdmError(f"{path}: not a readable parquet file ({reason})") from None
 
@@ -138,8 +149,19 @@ def _features(schema: Any) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _image_column(path: Path, schema: Any, features: Mapping[str, Mapping[str, Any]]) -> str:
+    """The column of image bytes.
+
+    Raises:
+        RequestError: there is none, there are several, or it holds paths.
+    """
     fields = {str(field.name): str(field.type) for field in schema}
     typed = [n for n in fields if features.get(n, {}).get("_type") == "Image"]
+    for name in typed:
+        if fields[name] in ("string", "large_string"):
+            raise RequestError(
+                f"{path}: column {name!r} holds paths of images; embed the images when writing "
+                "the file"
+            )
     structs = [n for n, kind in fields.items() if kind.startswith("struct<") and "bytes: " in kind]
     binary = [n for n, kind in fields.items() if kind in ("binary", "large_binary")]
     for candidates in (typed, structs, binary):
