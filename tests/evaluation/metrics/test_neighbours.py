@@ -99,3 +99,16 @@ def test_too_few_references_are_refused(own, enough):
     assert nearest(points, points, enough, own=own).squared.shape == (4, enough)
     with pytest.raises(RequestError, match="give more images"):
         nearest(points, points, enough + 1, own=own)
+
+
+@pytest.mark.parametrize("own", [None, 0])
+def test_a_copy_is_found_among_many_that_nearly_are_one(own):
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, 12288).astype(np.uint8)
+    nearly = np.repeat(image[None], 40, 0)
+    nearly[np.arange(40), random.integers(0, 12288, 40)] ^= 1
+    others = random.integers(0, 256, (100, 12288)).astype(np.uint8)
+    references = np.concatenate([image[None], others, nearly, image[None]])
+    found = nearest(references[:1], references if own == 0 else references[1:], 2, own=own)
+    assert found.squared.tolist() == [[0.0, 1.0]]
+    assert found.indices[0, 0] == 140 + (own == 0)

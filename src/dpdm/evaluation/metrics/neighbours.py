@@ -23,7 +23,8 @@ Progress = Callable[[int, int], None]
 
 _QUERIES, _REFERENCES = 1024, 8192
 _SPARE = 8
-"""Candidates kept beyond k, so that float32 rounding cannot push a true neighbour out."""
+"""Candidates kept beyond k; where float32 rounding could push a true neighbour out even of these,
+all that are near enough are looked at."""
 _EXACT_BYTES = 1 << 26
 
 
@@ -75,6 +76,20 @@ def nearest(
         stop = start + len(block)
         chosen = _nearest_exactly(queries[start:stop], references, where.numpy(), k)
         squared[start:stop], indices[start:stop] = chosen
+        # A reference nearer than the k-th has no larger a float32 distance than this, and is among
+        # the candidates unless the last of them has a smaller one.
+        kth = torch.from_numpy(chosen[0][:, -1])
+        limits = kth + _tolerance(queries) * (3 * norms + 2 * kth)
+        unsure = torch.nonzero((kth > 0) & (best[:, -1] <= limits))[:, 0]
+        if keep < others and len(unsure):
+            itself = None if own is None else unsure + own + start
+            for row, (near, exactly) in zip(
+                (unsure + start).tolist(),
+                _all_within(queries, references, unsure + start, limits[unsure], itself, centre),
+                strict=True,
+            ):
+                by_distance = np.lexsort((near, exactly))[:k]
+                squared[row], indices[row] = exactly[by_distance], near[by_distance]
         if progress is not None:
             progress(stop, len(queries))
     return Neighbours(squared, indices)
@@ -105,8 +120,7 @@ def inside_balls(
     count = squared_radii.shape[1]
     holding = np.zeros((len(points), count), np.int64)
     reached = np.zeros((len(centres), count), np.bool_)
-    # Generous against the rounding of a float32 product of this length.
-    tolerance = 2.0**-22 * float(np.sqrt(points.shape[1]))
+    tolerance = _tolerance(points)
     for start, block in _blocks(points, _QUERIES, middle):
         norms = block.square().sum(1)
         for first, part in _blocks(centres, _REFERENCES, middle):
@@ -123,6 +137,37 @@ def inside_balls(
         if progress is not None:
             progress(start + len(block), len(points))
     return Inside(holding, reached)
+
+
+def _tolerance(vectors: Vectors) -> float:
+    """Of a float32 squared distance, over both squared norms: generous against the rounding of a
+    product of this length."""
+    return 2.0**-22 * float(np.sqrt(vectors.shape[1]))
+
+
+def _all_within(
+    queries: Vectors,
+    references: Vectors,
+    rows: Tensor,
+    limits: Tensor,
+    itself: Tensor | None,
+    centre: Tensor,
+) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """For some queries, which references have a float32 distance up to a limit, and their exact
+    ones; ``itself`` is the reference that a query may not have."""
+    points = torch.from_numpy(queries[rows.numpy()].astype(np.float32)) - centre
+    norms = points.square().sum(1)
+    found: list[list[int]] = [[] for _ in rows]
+    for first, part in _blocks(references, _REFERENCES, centre):
+        near = _squared(points, norms, part) <= limits[:, None]
+        for row, column in torch.nonzero(near).tolist():
+            if itself is None or first + column != itself[row]:
+                found[row].append(first + column)
+    results = []
+    for row, columns in zip(rows.tolist(), found, strict=True):
+        where = np.asarray(columns, np.int64)
+        results.append((where, _exact(queries, references, np.full(len(where), row), where)))
+    return results
 
 
 def _centre(vectors: Vectors) -> Tensor:
