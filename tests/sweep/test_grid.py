@@ -48,6 +48,14 @@ def test_equal_values_are_one_cell() -> None:
     assert len(expand(grid("training.learning_rate=1e-3,0.001"))) == 1
 
 
+def test_values_that_differ_in_a_late_digit_are_two_cells() -> None:
+    cells = expand(grid("training.learning_rate=0.001,0.00100000049"))
+    assert [cell.name.removesuffix("_seed=0") for cell in cells] == [
+        "training.learning_rate=0.001",
+        "training.learning_rate=0.00100000049",
+    ]
+
+
 def test_sampler_stands_for_its_key() -> None:
     assert parse_vary(["sampler=heun,ddim"]) == {"sampling.sampler": ("heun", "ddim")}
 

@@ -24,8 +24,15 @@ if TYPE_CHECKING:
     from dpdm.training import TrainingEvent
 
 # Into a pipe or a file, lines are as long as they need to be.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Class names and paths are printed as they are, whatever markup or emoji they spell.
+out = Console(
+    highlight=False,
+    markup=False,
+    emoji=False,
+    soft_wrap=True,
+    width=None if sys.stdout.isatty() else 200,
+)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -58,7 +65,7 @@ def _is_number(cell: str) -> bool:
 
 def note(message: str) -> None:
     """One line for people, on standard error."""
-    err.print(message, markup=False)
+    err.print(message)
 
 
 class Display:

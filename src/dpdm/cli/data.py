@@ -55,7 +55,7 @@ def check_command(
         return
     warn_private()
     for line in _described(report):
-        out.print(line, markup=False)
+        out.print(line)
 
 
 def _described(report: dict[str, Any]) -> list[str]:
@@ -89,4 +89,4 @@ def fetch_command(
 
     with display() as shown:
         path = fetch(name, lambda what, done, total: shown.update(what, done, total or done))
-    out.print(f"{name} is in {path}", markup=False)
+    out.print(f"{name} is in {path}")

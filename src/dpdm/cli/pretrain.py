@@ -68,4 +68,4 @@ def pretrain_command(
             lambda done, total, loss: shown.update("pretraining", done, total, f"loss {loss:.4f}"),
             where,
         )
-    out.print(f"weights in {out_path}: use --set network.init={out_path}", markup=False)
+    out.print(f"weights in {out_path}: use --set network.init={out_path}")

@@ -142,15 +142,15 @@ def _summary(
 ) -> None:
     from dpdm.promise import render_text
 
-    out.print(render_text(run.statement()), markup=False)
+    out.print(render_text(run.statement()))
     for entry in (evaluation or {}).get("stages", []):
         cells = "  ".join(
             f"{name.upper()} {entry[name]:.3f}" for name in ("lr", "mlp", "cnn") if name in entry
         )
         out.print(f"accuracy on real test images (private), {entry['name'].lower()}: {cells}")
-    out.print(f"release, may be shared: {run.release}", markup=False)
+    out.print(f"release, may be shared: {run.release}")
     if release and private:
-        out.print(f"reports: {release} (to share), {private} (private)", markup=False)
+        out.print(f"reports: {release} (to share), {private} (private)")
 
 
 def report_command(
@@ -167,7 +167,7 @@ def report_command(
     with display() as shown:
         pipeline.sample_release(opened, shown.update)
     release, private = pipeline.write_reports(opened, out_file)
-    out.print(f"reports: {release} (to share), {private} (private)", markup=False)
+    out.print(f"reports: {release} (to share), {private} (private)")
 
 
 def plan_command(

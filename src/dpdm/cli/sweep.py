@@ -168,7 +168,9 @@ def _trainings(count: int) -> str:
 
 
 def _epsilon(value: float | None) -> str:
-    return "no finite value" if value is None else f"{value:.4g}"
+    from dpdm.promise.wording import at_most
+
+    return "no finite value" if value is None else at_most(value)
 
 
 def _print_plan(prepared: Prepared, as_json: bool) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dpdm.promise.wording import at_most
+
 
 @dataclass(frozen=True)
 class AuditView:
@@ -25,7 +27,7 @@ def audit_view(audit: Mapping[str, Any]) -> AuditView:
     alarm = bound > claim or any(not check["passed"] for check in checks)
     verdict = (
         f"The attack shows that epsilon is at least {bound:.3g} (confidence "
-        f"{audit['confidence']:.0%}); claimed is at most {claim:.4g}, both at delta "
+        f"{audit['confidence']:.0%}); claimed is at most {at_most(claim)}, both at delta "
         f"{audit['delta']:g}."
     )
     return AuditView(

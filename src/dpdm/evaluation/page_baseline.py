@@ -8,6 +8,7 @@ from typing import Any
 
 from dpdm.evaluation.page_evaluation import classifier_title
 from dpdm.evaluation.text import percent
+from dpdm.promise.wording import at_most
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def baseline_view(evaluation: Mapping[str, Any]) -> BaselineView | None:
     return BaselineView(
         epsilon=f"{found['epsilon']:g}",
         delta=f"{found['delta']:g}",
-        composed=f"{found['epsilon_composed']:.4g}",
+        composed=at_most(found["epsilon_composed"]),
         ledgers=str(found["ledgers"]),
         rows=tuple(
             (

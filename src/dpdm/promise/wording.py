@@ -34,8 +34,8 @@ def first_line(statement: Mapping[str, Any]) -> str:
         return f"NOT PRIVATE: {statement['not_private_because']}"
     whole = ", with all images of that person" if statement["unit"] == "group" else ""
     return (
-        f"This release is differentially private: epsilon = {_up(statement['epsilon'])} at delta = "
-        f"{statement['delta']:g} for every {noun(statement['unit'])} in the data{whole}."
+        f"This release is differentially private: epsilon = {at_most(statement['epsilon'])} at "
+        f"delta = {statement['delta']:g} for every {noun(statement['unit'])} in the data{whole}."
     )
 
 
@@ -60,7 +60,7 @@ def render_text(statement: Mapping[str, Any]) -> str:
     lines += [f"Noise: {statement['noise_source']}."]
     own, ledger = statement.get("this_run"), statement.get("ledger")
     if own is not None and own["epsilon"] is not None:
-        lines += [f"This run alone spent epsilon {_up(own['epsilon'])}."]
+        lines += [f"This run alone spent epsilon {at_most(own['epsilon'])}."]
     if ledger is not None and ledger["runs"] > 1:
         lines += [f"All of this is for {ledger['runs']} runs that share one ledger."]
     planned, spent = statement["planned_epsilon"], (own or statement)["epsilon"]
@@ -78,8 +78,8 @@ def render_markdown(statement: Mapping[str, Any]) -> str:
     elif statement["epsilon"] is not None:
         sections += [
             f"With noise that nobody can reproduce, the same run would have spent epsilon = "
-            f"{_up(statement['epsilon'])} at delta = {statement['delta']:g}. With this noise it "
-            "promises nothing."
+            f"{at_most(statement['epsilon'])} at delta = {statement['delta']:g}. With this noise "
+            "it promises nothing."
         ]
     sections += ["## What touched the private data", _mechanisms(statement)]
     if statement["private"] and statement["mechanisms"]:
@@ -126,7 +126,7 @@ def _promise(statement: Mapping[str, Any]) -> str:
     lines += [
         f"- Adjacency: {statement['adjacency']}. The promise compares the data with the same data "
         f"plus or minus any one {one}{' and all their images' if unit == 'group' else ''}.",
-        f"- Epsilon: {_up(statement['epsilon'])}. Whatever may be concluded from the release, "
+        f"- Epsilon: {at_most(statement['epsilon'])}. Whatever may be concluded from the release, "
         f"adding or removing one {one} changes its probability by a factor of at most "
         f"{_factor(statement['epsilon'])} (e^epsilon), in either direction.",
         f"- Delta: {statement['delta']:g}. An allowance added to that: a probability may lie "
@@ -172,8 +172,8 @@ def _attackers(statement: Mapping[str, Any]) -> str:
         "members:\n\n" + "\n".join(rows) + "\n\n"
         "A guess without looking finds the same share of members as it raises false alarms. No "
         "method brings the share of members found above the share of false alarms by more than "
-        f"{_up(100 * bounds['advantage_at_most'])} percentage points, however many false alarms "
-        f"are allowed. {origin}"
+        f"{at_most(100 * bounds['advantage_at_most'])} percentage points, however many false "
+        f"alarms are allowed. {origin}"
     )
     if weak(bounds):
         text += (
@@ -225,16 +225,17 @@ def _spending(statement: Mapping[str, Any]) -> str:
         for name, value in statement["epsilon_by_accountant"].items()
         if name != chosen
     )
-    beside = "none" if bound is None else f"epsilon {_up(bound)}"
+    beside = "none" if bound is None else f"epsilon {at_most(bound)}"
     text = (
-        f"Together they spend epsilon {_up(statement['epsilon'])} at delta {statement['delta']:g}, "
-        f"added up by {_ACCOUNTANTS[chosen]}; by {_ACCOUNTANTS[other]}, another way of proof, the "
-        f"bound is {beside}. Steps that were done again after an interruption are counted again."
+        f"Together they spend epsilon {at_most(statement['epsilon'])} at delta "
+        f"{statement['delta']:g}, added up by {_ACCOUNTANTS[chosen]}; by "
+        f"{_ACCOUNTANTS[other]}, another way of proof, the bound is {beside}. Steps that were done "
+        "again after an interruption are counted again."
     )
     own, planned = statement.get("this_run"), statement["planned_epsilon"]
     if own is None or own["mechanisms"] == statement["mechanisms"]:
         return f"{text} Planned was epsilon {planned:g}."
-    alone = "no finite epsilon" if own["epsilon"] is None else f"epsilon {_up(own['epsilon'])}"
+    alone = "no finite epsilon" if own["epsilon"] is None else f"epsilon {at_most(own['epsilon'])}"
     rows = [
         f"| {use['name'].replace('|', '/')} | {event_in_words(use['event'])} | {use['count']} |"
         for use in own["mechanisms"]
@@ -265,19 +266,19 @@ def _ledger(statement: Mapping[str, Any]) -> str:
     return f"{text}What runs later on these data spends more, and a later statement says so."
 
 
-def _up(value: float, digits: int = 4) -> str:
-    """Rounded up, so that what is printed is never less than what was spent."""
+def at_most(value: float, digits: int = 4) -> str:
+    """An epsilon or another bound as text, never less than it is."""
     rounded = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(value))
     return f"{float(rounded):g}"
 
 
 def _up_percent(value: float) -> str:
-    return f"{_up(100 * value)}%"
+    return f"{at_most(100 * value)}%"
 
 
 def _factor(value: float) -> str:
     factor = math.exp(min(value, 700.0))
-    return f"{math.ceil(factor):,}" if 20 < factor < 1e9 else _up(factor, 3)
+    return f"{math.ceil(factor):,}" if 20 < factor < 1e9 else at_most(factor, 3)
 
 
 def _sentence(text: str) -> str:

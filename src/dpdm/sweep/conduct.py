@@ -132,7 +132,14 @@ def jobs_for(asked: str, prepared: Prepared, device: str) -> int:
         return 1
     if asked != "auto":
         return int(asked)
-    return 1 if resolve_device(device).type == "cuda" else len(os.sched_getaffinity(0))
+    return 1 if resolve_device(device).type == "cuda" else cores()
+
+
+def cores() -> int:
+    """How many of the machine's cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS
 
 
 def conduct(prepared: Prepared, options: Options) -> dict[str, Any]:

@@ -189,7 +189,8 @@ def _is_sampling(key: str) -> bool:
 def value_text(value: Any) -> str:
     """A value as people write it: 10, 0.2, true, null, v, [1,2]."""
     if isinstance(value, float):
-        return f"{value:g}"
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from dpdm.promise.wording import at_most
 from dpdm.release.files import write_bytes, write_text
 from dpdm.sweep.figure import draw, layout, to_png, to_svg
 from dpdm.sweep.folder import SweepFolder
@@ -75,7 +76,7 @@ def _page(lines: Sequence[Line], rows: Sequence[Row], composed: Composed) -> Pag
     return Page(
         title=f"Sweep of {', '.join(varied)}",
         subtitle=f"{len(lines)} cells on {first['data']}, {len(rows)} settings",
-        epsilon=None if composed.epsilon is None else f"{composed.epsilon:.4g}",
+        epsilon=None if composed.epsilon is None else at_most(composed.epsilon),
         delta=f"{composed.delta:g}",
         trainings=composed.trainings,
         sentences=tuple(_sentences(composed)),

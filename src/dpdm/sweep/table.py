@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dpdm.promise.wording import at_most
 from dpdm.sweep.grid import value_text
 
 Line = Mapping[str, Any]
@@ -81,7 +82,7 @@ def to_csv(keys: Sequence[str], rows: Iterable[Row]) -> str:
     for row in rows:
         pairs = [row.measures.get(name, (None, None)) for name in names]
         numbers = ["" if number is None else f"{number:.6g}" for pair in pairs for number in pair]
-        spent = "" if row.epsilon is None else f"{row.epsilon:.6g}"
+        spent = "" if row.epsilon is None else at_most(row.epsilon, 6)
         writer.writerow([*(value_text(row.values[k]) for k in keys), row.seeds, spent, *numbers])
     return file.getvalue()
 
@@ -104,7 +105,7 @@ def cells(keys: Sequence[str], row: Row) -> tuple[str, ...]:
     return (
         *(value_text(row.values[key]) for key in keys),
         str(row.seeds),
-        "none" if row.epsilon is None else f"{row.epsilon:.4g}",
+        "none" if row.epsilon is None else at_most(row.epsilon),
         *(text(name, 100, 1) for name in ("lr", "mlp", "cnn")),
         text("frechet", 1, 3),
         text("seconds", 1, 0),

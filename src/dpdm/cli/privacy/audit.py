@@ -79,6 +79,8 @@ def audit_command(
 
 
 def _show(result: AuditResult) -> None:
+    from dpdm.promise.wording import at_most
+
     table(
         ("canaries", "number", "in the data", "guesses", "right", "epsilon at least"),
         [
@@ -99,6 +101,6 @@ def _show(result: AuditResult) -> None:
     )
     out.print(
         f"epsilon is at least {result.epsilon_lower_bound:.4g} (confidence "
-        f"{result.confidence:.0%}); claimed: at most {result.epsilon_claimed:.4g}, at delta "
+        f"{result.confidence:.0%}); claimed: at most {at_most(result.epsilon_claimed)}, at delta "
         f"{result.delta:g}"
     )

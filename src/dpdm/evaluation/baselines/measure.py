@@ -29,6 +29,7 @@ from dpdm.evaluation.store import content_hash
 from dpdm.privacy import PrivateUnits, read_ledger
 from dpdm.privacy.accounting import epsilon as epsilon_of
 from dpdm.promise import check_delta
+from dpdm.promise.wording import at_most
 
 _FORMAT = 1
 """To be raised with every change of how a baseline is trained."""
@@ -205,5 +206,5 @@ def baseline_note(found: Mapping[str, Any]) -> str:
         f"Baseline: DP-SGD on the real images at epsilon {found['epsilon']:g}, delta "
         f"{found['delta']:g}, each classifier with a ledger and statement of its own. The "
         f"{found['ledgers']} trainings in its folder used the same data and compose to epsilon "
-        f"{found['epsilon_composed']:.3g}, in addition to what the synthetic images spent."
+        f"{at_most(found['epsilon_composed'])}, in addition to what the synthetic images spent."
     )

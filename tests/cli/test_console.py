@@ -1,0 +1,32 @@
+"""What is printed is what was given: no markup, no emoji, nothing that a stream cannot hold."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from dpdm.cli.console import note, out, table
+
+
+def test_names_in_brackets_and_colons_are_printed_as_they_are(capsys):
+    table(("class", "n"), [("[other]", 1), ("cat[/b]", 2), ("a:x:b", 3)], title="[all]")
+    out.print("[red]x[/red]")
+    note("class a:x:b of [bold]")
+    printed = capsys.readouterr()
+    for name in ("[all]", "[other]", "cat[/b]", "a:x:b", "[red]x[/red]"):
+        assert name in printed.out
+    assert "class a:x:b of [bold]" in printed.err
+
+
+def test_a_file_name_of_no_encoding_is_printed_all_the_same(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / os.fsdecode(b"bad\xff.png")).write_bytes(b"no image")
+    done = subprocess.run(
+        [sys.executable, "-m", "dpdm", "data", "check", str(tmp_path / "images")],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+        check=False,
+    )
+    assert b"Traceback" not in done.stderr
+    assert b"bad\\udcff.png" in done.stdout
