@@ -50,7 +50,7 @@ from dpdm.evaluation import evaluate, png_bytes, sample_grid
 from dpdm.evaluation.published import Published, published_figures
 from dpdm.training import train
 
-SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
+SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST (repackaged split)"}
 EPSILONS = ("10", "1", "0.2")
 GPU_EPSILONS = ("10", "1")
 ROWS = [f"{name}-{epsilon}" for name in SETS for epsilon in EPSILONS]

@@ -63,3 +63,18 @@ def test_a_place_below_a_file_says_so(tmp_path):
         write_bytes(tmp_path / "file" / "x.json", b"{}")
     assert read_json(tmp_path / "none.json") is None
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"guidance": -1.0}, "--guidance -1"),
+        ({"guidance": float("nan")}, "--guidance nan"),
+        ({"device": "tpu"}, "device tpu"),
+        ({"device": "meta"}, "device meta"),
+    ],
+)
+def test_settings_that_no_sampling_has_are_refused(how, says):
+    with pytest.raises(RequestError, match=says):
+        dpdm.load(f"zoo:{ZOO}").sample(1, **how)

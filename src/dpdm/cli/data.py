@@ -89,4 +89,4 @@ def fetch_command(
 
     with display() as shown:
         path = fetch(name, lambda what, done, total: shown.update(what, done, total or done))
-    out.print(f"{name} is in {path}")
+    out.print(f"{name} is built in" if path is None else f"{name} is in {path}")

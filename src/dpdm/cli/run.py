@@ -66,11 +66,11 @@ def run_command(
     with display() as shown:
         run = _train(config, dataset, out_folder, resume, force, device, shown.training)
         pipeline.sample_release(run, shown.update)
-        if test_set is None:
+        if not run.config.evaluation.classifiers:
+            note("not evaluated: evaluation.classifiers=false")
+        elif test_set is None:
             note("not evaluated: no labelled test images; give --test SPEC to measure accuracy")
-        elif run.config.evaluation.classifiers and "accuracy" not in (
-            pipeline.read_evaluation(run) or {}
-        ):
+        elif "accuracy" not in (pipeline.read_evaluation(run) or {}):
             pipeline.evaluate_run(run, dataset, test_set, shown.update)
         release, private = pipeline.write_reports(run)
     _summary(run, pipeline.read_evaluation(run), release, private)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -142,13 +143,17 @@ class Model:
         ``watch`` is told of every sampler step, as ``dpdm.diffusion.samplers`` has it.
 
         Raises:
-            RequestError: count below 1, a seed that is none, unknown sampler, label or settings,
-                guidance without labels.
+            RequestError: count or batch size below 1, a seed or a device that is none, unknown
+                sampler, label or settings, guidance below 0 or without labels.
         """
         if count < 1:
             raise RequestError(f"-n {count}: the number of images must be at least 1")
         if seed is not None and not 0 <= seed < 2**63:
             raise RequestError(f"--seed {seed}: a seed is a whole number from 0 to 2^63 - 1")
+        if batch_size is not None and batch_size < 1:
+            raise RequestError(f"--batch-size {batch_size}: the number must be at least 1")
+        if guidance is not None and not 0 <= guidance < math.inf:
+            raise RequestError(f"--guidance {guidance:g}: use a number from 0, which is none")
         chosen = self.settings(settings)
         generator = torch.Generator()
         if seed is None:
@@ -157,7 +162,7 @@ class Model:
             generator.manual_seed(seed)
         drawn = self.labels(count, labels, seed)
         size = batch_size or self.config.sampling.batch_size
-        where = torch.device(device or "cpu")
+        where = _device(device)
         if isinstance(self.denoiser, Denoiser):
             self.denoiser.precision = autocast_dtype(self.config.sampling.precision, where)
         draw: Callable[[Labels], Images]
@@ -278,6 +283,18 @@ class Model:
             if progress is not None:
                 progress(min(start + batch_size, len(labels)), len(labels))
         return np.concatenate(parts)
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    try:
+        where = torch.device(name or "cpu")
+    except RuntimeError:
+        where = torch.device("meta")
+    if where.type not in ("cpu", "cuda") or (
+        where.type == "cuda" and not torch.cuda.is_available()
+    ):
+        raise RequestError(f"device {name}: use cpu, or cuda where there is one")
+    return where
 
 
 def load(path: str | Path) -> Model:

@@ -6,6 +6,7 @@ import functools
 import gc
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -300,3 +301,16 @@ def test_a_loss_of_another_shape_is_refused(wrong):
 def test_inputs_without_a_common_first_dimension_are_refused(inputs):
     with pytest.raises(RequestError, match="inputs must"):
         per_unit_gradients(small_net(), loss, inputs, views=1)
+
+
+@pytest.mark.parametrize(
+    ("module", "chosen", "inputs", "says"),
+    [
+        (lambda x: x, loss, (torch.ones(4, 3),), "must be a torch.nn.Module, not function"),
+        (nn.Linear(3, 1), loss, (np.ones((4, 3)),), "tensors or None, not ndarray"),
+        (nn.Linear(3, 1), lambda m, x: m(x)[:, 0].long(), (torch.ones(4, 3),), "torch.int64"),
+    ],
+)
+def test_what_is_no_module_input_or_loss_is_refused(module, chosen, inputs, says):
+    with pytest.raises(RequestError, match=says):
+        per_unit_gradients(module, chosen, inputs)

@@ -57,9 +57,11 @@ def per_unit_gradients(
     Raises:
         UnsupportedModuleError: batch normalisation and its like, by their dotted paths; a loss that
             is found to mix units; a module without a rule that cannot be passed one unit at a time.
-        RequestError: views that do not divide the rows, inputs of unequal length, losses of another
-            shape.
+        RequestError: a module that is none, views that do not divide the rows, inputs of unequal
+            length, losses of another shape or of whole numbers.
     """
+    if not isinstance(module, nn.Module):
+        raise RequestError(f"module must be a torch.nn.Module, not {type(module).__name__}")
     rows = checked_rows(inputs, views)
     refuse_by_type(module)
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -96,6 +98,9 @@ def checked_rows(inputs: Sequence[Tensor | None], views: int) -> int:
     """U*V, the first dimension of all inputs; RequestError where they or ``views`` do not fit."""
     if not isinstance(inputs, tuple | list):
         raise RequestError(f"inputs must be a tuple of tensors, not {type(inputs).__name__}")
+    wrong = [type(x).__name__ for x in inputs if not (x is None or isinstance(x, Tensor))]
+    if wrong:
+        raise RequestError(f"inputs must be tensors or None, not {wrong[0]}")
     shapes = [tuple(x.shape) for x in inputs if x is not None]
     lengths = {shape[0] if shape else 0 for shape in shapes}
     if len(lengths) != 1 or 0 in lengths:

@@ -22,6 +22,8 @@ def mean_losses(losses: object, rows: int, views: int) -> Tensor:
             f"the loss returned {got} where one loss for each row, shape ({rows},), is needed: "
             "take the mean over everything but the first dimension"
         )
+    if not losses.is_floating_point():
+        raise RequestError(f"the loss returned {losses.dtype}: losses are floating-point numbers")
     if losses.dtype.itemsize < 4:
         losses = losses.float()
     return losses.view(-1, views).mean(1)
