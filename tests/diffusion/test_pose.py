@@ -45,6 +45,14 @@ def test_slant_is_the_shift_across_per_step_down() -> None:
     )
 
 
+def test_the_width_of_a_shape_that_is_too_slanted_is_that_beside_the_greatest_slant() -> None:
+    slanted = ellipse(width=0.06, height=0.1, slant=1.5)
+    pose = measure_pose(slanted, 6)[0]
+    assert pose[5] == 1.0
+    # x - y = (x - 1.5 y) + 0.5 y
+    assert 0.2 * 6 ** pose[4].item() == pytest.approx(math.hypot(0.06, 0.5 * 0.1), rel=0.01)
+
+
 def test_half_the_light_is_a_quarter_of_the_range_of_brightness() -> None:
     bright, dim = (measure_pose(ellipse(level=level), 1)[0, 0] for level in (1.0, 0.5))
     assert bright - dim == pytest.approx(0.5, abs=1e-3)  # log 2 over half of log 16

@@ -13,13 +13,9 @@ has a pose and a finite picture like any other.
 from __future__ import annotations
 
 import math
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-Normalisation = Literal["none", "brightness", "shift", "affine"]
 
 POSE_SIZES: dict[str, int] = {"none": 0, "brightness": 1, "shift": 3, "affine": 6}
 """Pose parameters Q of each kind of ``prior.normalise``."""
@@ -44,13 +40,14 @@ def measure_pose(x: Tensor, size: int) -> Tensor:
         centre_x, centre_y = columns @ across / mass, rows @ down / mass
         parts += [centre_x, centre_y]
     if size > 3:
-        height = rows @ down.square() / mass - centre_y.square()
+        upright = rows @ down.square() / mass - centre_y.square()
         width = columns @ across.square() / mass - centre_x.square()
         tilt = ((ink @ across) @ down) / mass - centre_x * centre_y
         smallest = (_MEDIAN_SIZE / _SIZE_RATIO) ** 2
-        height = height.clamp(min=smallest)
+        height = upright.clamp(min=smallest)
         slant = (tilt / height).clamp(-1.0, 1.0)
-        width = (width - slant * tilt).clamp(min=smallest)
+        # The variance of x - slant y, also where the slant was clamped.
+        width = (width - slant * (2.0 * tilt - slant * upright)).clamp(min=smallest)
         parts += [0.5 * (v.log() - 2.0 * math.log(_MEDIAN_SIZE)) for v in (height, width)]
         parts[-2:] = [p / math.log(_SIZE_RATIO) for p in parts[-2:]]
         parts.append(slant)
