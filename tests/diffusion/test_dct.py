@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from scipy.fft import dctn
 
-from dpdm.diffusion.dct import DctFrame, dct_matrix
+from dpdm.diffusion.dct import DctFrame, dct_matrix, frequency_order
 from dpdm.errors import RequestError
 
 SHAPES = [(1, 8, 8), (3, 5, 4), (2, 1, 6), (4, 28, 28)]
@@ -47,10 +49,10 @@ def test_the_first_coefficients_are_the_channels_means() -> None:
     torch.testing.assert_close(z[0, 3:], torch.zeros(45), atol=1e-6, rtol=0)
 
 
-def test_the_radius_does_not_decrease() -> None:
-    frame = DctFrame((2, 6, 9), dimension=1, dtype=torch.float64)
-    assert frame.radius[0] == 0
-    assert (frame.radius.diff() >= -1e-12).all()
+def test_frequencies_do_not_decrease() -> None:
+    squares = [(u / 6) ** 2 + (v / 9) ** 2 for _, u, v in frequency_order((2, 6, 9))]
+    assert squares[:2] == [0, 0]
+    assert all(b >= a - 1e-12 for a, b in itertools.pairwise(squares))
 
 
 @pytest.mark.parametrize("dimension", [0, 17])

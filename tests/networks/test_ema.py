@@ -98,22 +98,6 @@ def test_copy_to_refuses_another_network() -> None:
         EMA(module()).copy_to(nn.Linear(2, 2))
 
 
-def test_average_is_applied_inside_a_block_only_even_when_it_fails() -> None:
-    source = module()
-    ema = EMA(source, 0.5)
-    source.drift(torch.Generator().manual_seed(0))
-    own = source.body[0].weight.detach().clone()
-
-    def use() -> None:
-        with ema.applied_to(source) as applied:
-            assert torch.equal(applied.body[0].weight, ema.tensors["body.0.weight"])
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        use()
-    assert torch.equal(source.body[0].weight, own)
-
-
 @pytest.mark.parametrize("warmup", [False, True])
 def test_saved_state_goes_on_exactly(warmup: bool) -> None:
     source = module()

@@ -38,15 +38,13 @@ class DctFrame(nn.Module):
     """The change between images and ordered DCT coefficients: public, without parameters.
 
     ``image_shape`` is (C, H, W); ``size`` P = C H W coefficients, of which the first ``dimension``
-    D are those a prior models. ``radius`` (P,) is each coefficient's frequency sqrt((u/H)^2 +
-    (v/W)^2), for bands. Raises RequestError for a dimension outside 1..P.
+    D are those a prior models. Raises RequestError for a dimension outside 1..P.
     """
 
     height_matrix: Tensor
     width_matrix: Tensor
     order: Tensor
     inverse_order: Tensor
-    radius: Tensor
 
     def __init__(
         self,
@@ -66,13 +64,11 @@ class DctFrame(nn.Module):
         self.dimension = dimension
         cells = torch.tensor(frequency_order(self.image_shape))
         order = (cells[:, 0] * height + cells[:, 1]) * width + cells[:, 2]
-        u, v = cells[:, 1].double() / height, cells[:, 2].double() / width
         for name, value in (
             ("height_matrix", dct_matrix(height).to(dtype)),
             ("width_matrix", dct_matrix(width).to(dtype)),
             ("order", order),
             ("inverse_order", torch.argsort(order)),
-            ("radius", torch.hypot(u, v).to(dtype)),
         ):
             self.register_buffer(name, value, persistent=False)
 

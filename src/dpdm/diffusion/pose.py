@@ -13,6 +13,7 @@ has a pose and a finite picture like any other.
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional

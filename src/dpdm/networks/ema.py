@@ -6,8 +6,7 @@ average <- decay * average + (1 - decay) * weights after every step; the paper's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -63,16 +62,6 @@ class EMA:
     def copy_to(self, module: nn.Module) -> None:
         """Give ``module`` the averaged weights. Raises DpdmError where they do not fit it."""
         load_into(module, self.tensors, source="moving average")
-
-    @contextmanager
-    def applied_to(self, module: nn.Module) -> Iterator[nn.Module]:
-        """``module`` with the averaged weights inside the block, with its own again after it."""
-        own = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-        self.copy_to(module)
-        try:
-            yield module
-        finally:
-            load_into(module, own, source="own weights")
 
     def state_dict(self) -> dict[str, Tensor]:
         """Averages and number of updates, as tensors only: fit for safetensors. Copies."""
