@@ -1,6 +1,6 @@
 """How many images it takes: the preset `own-prior` on parts of MNIST and Fashion-MNIST.
 
-    python benchmarks/sizes.py --data FOLDER --work runs/sizes      # about an hour on one core
+    python benchmarks/sizes.py --data FOLDER --work runs/sizes      # an hour and a half on one core
 
 Trains `own-prior` on so many training images, drawn at random once for each size, as a person would
 who has no more: the count is public, nothing else of the data. Beside the preset as it is stands
@@ -41,14 +41,14 @@ from dpdm.training import train
 
 RESULTS, PAGE = ROOT / "docs" / "results" / "sizes.jsonl", ROOT / "docs" / "results.md"
 MARKS = "<!-- written by benchmarks/sizes.py -->", "<!-- end of benchmarks/sizes.py -->"
-SIZES = (300, 1_000, 5_000, 20_000)
+SIZES = (300, 1_000, 5_000)
 SAMPLES = 10_000
 OWN, TOLD, REAL = "own-prior", "told what is public", "real images"
 KNOWLEDGE = {
     "mnist": ("prior.normalise=affine", "prior.augment=1"),
     "fashion": ("prior.normalise=brightness", "prior.texture=true"),
 }
-CASES = [(OWN, "10"), (TOLD, "10"), (OWN, "1"), (TOLD, "1"), (REAL, "")]
+CASES = [(OWN, "10"), (TOLD, "10"), (TOLD, "1"), (REAL, "")]
 """Stages and epsilons, in the table's order."""
 
 Line = dict[str, Any]
@@ -102,7 +102,8 @@ def document(lines: Sequence[Line], page: Path) -> None:
     header = ["images", *(f"{stage}, {eps}" if eps else stage for stage, eps in CASES)]
     parts = []
     for name, title in SETS.items():
-        rows = [[f"{size:,}", *(cell(name, size, *case) for case in CASES)] for size in SIZES]
+        sizes = [size for size in SIZES if any((name, size, *case) in found for case in CASES)]
+        rows = [[f"{size:,}", *(cell(name, size, *case) for case in CASES)] for size in sizes]
         parts.append(f"**{title}**\n\n{table(header, rows)}")
     write_between(page, MARKS, "\n\n".join(parts))
 
@@ -121,7 +122,7 @@ def main() -> None:
         (line["set"], line["size"], line["stage"], line["epsilon"])
         for line in lines_so_far(options.out)
     }
-    for name, (size, (stage, epsilon)) in product(SETS, product(SIZES, CASES)):
+    for size, (name, (stage, epsilon)) in product(SIZES, product(SETS, CASES)):
         if options.document or (name, size, stage, epsilon) in known:
             continue
         sets = open_set(name, options.data)
