@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from dpdm.config import Config, load_config, preset, preset_names, to_yaml
+from dpdm.config import Config, load_config, preset, preset_names, preset_row, to_yaml
+from dpdm.training.forecast import preset_noise
 
 
 @dataclass(frozen=True)
@@ -261,3 +262,11 @@ def plan_of(name: str, config: Config):
     channels, height, width = row.shape
     pixels = channels * height * width
     return make_plan(config, public_size=row.size, classes=row.classes, pixels=pixels)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_the_noise_that_is_listed_is_that_of_the_solver(name: str) -> None:
+    """Where this fails after a change of a preset: python benchmarks/preset_noise.py."""
+    row = preset_row(name)
+    for key, value in preset_noise(name).items():
+        assert row[key] == (None if value is None else pytest.approx(value, rel=1e-5))

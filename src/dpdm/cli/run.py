@@ -197,7 +197,7 @@ def presets_command(
     as_json: Json = False,
 ) -> None:
     """List the presets with what each one costs, or print one with every key."""
-    from dpdm.config import load_config, preset_names, to_yaml
+    from dpdm.config import load_config, preset_names, preset_row, to_yaml
 
     if name is not None:
         if name not in preset_names():
@@ -208,8 +208,6 @@ def presets_command(
         else:
             print(to_yaml(config), end="")
         return
-    from dpdm.training.forecast import preset_row
-
     rows = [preset_row(known) for known in preset_names()]
     if as_json:
         print_json({"presets": rows})

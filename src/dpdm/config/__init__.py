@@ -1,5 +1,6 @@
 """Settings: one frozen tree (``schema``) and the ways in and out of it (``loading``)."""
 
+from dpdm.config.listing import preset_row
 from dpdm.config.loading import (
     dotted_keys,
     flatten,
@@ -21,6 +22,7 @@ __all__ = [
     "load_config",
     "preset",
     "preset_names",
+    "preset_row",
     "read_yaml",
     "to_yaml",
 ]

@@ -288,28 +288,15 @@ def _time_microbatches(
     return found, lanes.count * largest_child()
 
 
-def preset_row(name: str) -> dict[str, Any]:
-    """A preset with what it costs, at the size its data set is known to have.
+def preset_noise(name: str) -> dict[str, float | None]:
+    """``sample_rate`` and ``noise_multiplier`` of a preset, at the size its data is known to have.
 
-    Where the data is the user's own, noise and sample rate are None: `dpdm plan` gives them.
+    None where the data is the user's own: `dpdm plan` gives them; and without gradient steps.
     """
     config = load_config(name)
-    training = config.training
-    row = {
-        "name": name,
-        "about": config.about,
-        "epsilon": config.privacy.epsilon,
-        "delta": config.privacy.delta,
-        "steps": training.steps,
-        "batch_size": training.batch_size,
-        "views": config.views.count,
-        "sample_rate": None,
-        "noise_multiplier": None,
-        "image_passes": config.image_passes,
-    }
     facts = _PUBLIC_FACTS.get(config.data.spec or name)
     if facts is None:
-        return row
+        return {"sample_rate": None, "noise_multiplier": None}
     size, classes, shape = facts
     channels = config.data.channels or shape[2]
     side = config.data.image_size
@@ -320,7 +307,7 @@ def preset_row(name: str) -> dict[str, Any]:
         classes=classes if config.data.labels else 0,
         pixels=pixels,
     )
-    return row | {
+    return {
         "sample_rate": plan.sample_rate,
         "noise_multiplier": plan.noise_multiplier or None,
     }
