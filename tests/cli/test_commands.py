@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from dpdm.cli import app, main
 from dpdm.diffusion.samplers import SAMPLERS
@@ -328,3 +329,76 @@ def test_module_and_script_are_the_same_program():
 def test_help_does_not_import_torch():
     code = "import sys, dpdm.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "RUN", "--out", "RUN/release/report.html"],
+        ["report", "RUN", "--out", "RUN/release/more/private.html"],
+        ["evaluate", "RUN", "--test", "digits@test", "--json", "RUN/release/evaluation.json"],
+        ["evaluate", "RUN", "--test", "digits@test", "--cache", "RUN/release/cache"],
+    ],
+)
+def test_what_is_private_is_not_written_into_a_release(dpdm, finished, arguments):
+    before = {file: file.read_bytes() for file in (finished / "release").iterdir()}
+    status, _, err = dpdm(*(word.replace("RUN", str(finished)) for word in arguments))
+    assert status == 2
+    assert "lies in" in err
+    assert {file: file.read_bytes() for file in (finished / "release").iterdir()} == before
+
+
+def test_a_ledger_whose_last_records_were_cut_off_is_not_called_whole(dpdm, finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    ledger = copy / "private" / "ledger.jsonl"
+    ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:-1]))
+    status, out, err = dpdm("privacy", "ledger", str(copy))
+    assert (status, out) == (1, "")
+    assert "fewer uses of the data than the release states" in err
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "nowhere/file/x.npz"])
+def test_sample_refuses_a_place_before_it_draws(dpdm, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("dpdm.release.Model.sample", lambda *_, **__: pytest.fail("drawn"))
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere" / "file").write_text("mine")
+    status, _, err = dpdm("sample", "zoo:mnist-eps0.2", "-n", "1", "--out", str(tmp_path / name))
+    assert status in (1, 2)
+    assert err.startswith("error:")
+
+
+def test_plan_says_what_a_run_would_be_refused_for(dpdm, tmp_path):
+    ledger = tmp_path / "ledger.jsonl"
+    dpdm(
+        "privacy", "open-ledger", str(ledger), "--dataset", "d", "--epsilon", "1", "--delta", "1e-4"
+    )
+    for path, says in ((ledger, "the budget is 1"), (tmp_path / "none.jsonl", "no such file")):
+        status, out, err = dpdm("plan", "digits", *SMALL, "--set", f"privacy.ledger={path}")
+        assert status != 0
+        assert "promise" in out
+        assert says in err
+    status, _, err = dpdm("plan", "digits", *SMALL, "--set", "privacy.noise_seed=1")
+    assert status == 0
+    assert "NOT PRIVATE" in err
+
+
+def test_images_that_are_left_out_are_named(dpdm, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(4):
+        Image.fromarray(np.full((8, 8), 60 * index, np.uint8)).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    skipping = ["--data", str(folder), "--set", "data.on_error=skip", "training.steps=0"]
+    _, _, err = dpdm("plan", "own-prior", *skipping)
+    assert "left out of" in err
+    assert "broken.png" in err
+
+
+def test_check_warns_of_dark_images_and_of_classes_without_any(dpdm, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+    Image.fromarray(np.full((8, 8), 15, np.uint8)).save(tmp_path / "images" / "cat" / "0.png")
+    status, out, _ = dpdm("data", "check", str(tmp_path / "images"))
+    assert status == 0
+    assert "warning: no pixel is brighter than 15 of 255" in out
+    assert "warning: no images of 'dog'" in out

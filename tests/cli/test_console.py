@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 
+from rich.console import Console
+
+from dpdm.cli import console
 from dpdm.cli.console import note, out, table
 
 
@@ -30,3 +33,12 @@ def test_a_file_name_of_no_encoding_is_printed_all_the_same(tmp_path):
     )
     assert b"Traceback" not in done.stderr
     assert b"bad\\udcff.png" in done.stdout
+
+
+def test_a_narrow_terminal_loses_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(console, "out", Console(width=40))
+    table(("name", "number", "what"), [("a" * 30, 10_000, "b" * 60)])
+    printed = capsys.readouterr().out
+    assert "a" * 30 in printed
+    assert "10000" in printed
+    assert printed.count("b") == 61  # one of them is of "number"

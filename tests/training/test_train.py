@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -518,3 +519,33 @@ def test_a_finished_run_takes_other_sampling_settings_and_draws_anew(digits, sma
     assert (again.release / "model.safetensors").read_bytes() == weights
     assert again.statement()["epsilon"] == run.statement()["epsilon"]
     assert check_release(again.release).intact
+
+
+def test_a_run_does_not_go_on_with_other_images(digits, small, tmp_path):
+    with pytest.raises(Interrupted):
+        train(digits, small(), tmp_path / "run", callback=interrupt_at(2))
+    images = np.array(digits.private_images)
+    images[0] = 255 - images[0]
+    other = replace(digits, private_images=images)
+    with pytest.raises(RequestError, match="are not those that the run"):
+        train(other, small(), tmp_path / "run", resume=True)
+    assert train(digits, small(), tmp_path / "run", resume=True).folder.finished
+
+
+def test_what_a_person_should_know_of_a_promise_is_said_before_it_is_made(digits, small, tmp_path):
+    def said(data, *changes):
+        events = []
+        with pytest.raises(Interrupted):
+            train(
+                data,
+                small(*changes),
+                tmp_path / f"run{len(list(tmp_path.iterdir()))}",
+                callback=lambda event: events.append(event) or interrupt_at(1)(event),
+            )
+        return " ".join(event.message for event in events if event.message)
+
+    assert "the exact number of images, 1,437" in said(digits)
+    declared = dpdm.open_dataset("digits", public_size=1400)
+    assert "exact number" not in said(declared)
+    grouped = replace(digits, private_groups=np.arange(1437) // 3)
+    assert "privacy.unit=group" in said(grouped)

@@ -79,6 +79,9 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of a pipe went away: nothing left to say
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 1)
     except MemoryError:
         _fail("out of memory; use smaller batches: training.microbatch, sampling.batch_size", 1)
     sys.exit(status if isinstance(status, int) else 0)

@@ -23,18 +23,21 @@ from rich.table import Table
 if TYPE_CHECKING:
     from dpdm.training import TrainingEvent
 
+
+def _console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """Class names and paths are printed as they are, whatever markup or emoji they spell."""
+    return Console(
+        stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True
+    )
+
+
 # Into a pipe or a file, lines are as long as they need to be.
-# Class names and paths are printed as they are, whatever markup or emoji they spell.
-out = Console(
-    highlight=False,
-    markup=False,
-    emoji=False,
-    soft_wrap=True,
-    width=None if sys.stdout.isatty() else 200,
-)
-err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+out = _console(width=None if sys.stdout.isatty() else 200)
+err = _console(stderr=True)
 
 _LINE_EVERY_SECONDS = 10.0
+_LEAST_LAST = 30
+"""Characters of a table's last column on a line, on a narrow terminal."""
 
 
 def print_json(value: Any) -> None:
@@ -56,7 +59,10 @@ def table(
         )
     for row in body:
         drawn.add_row(*row)
-    out.print(drawn)
+    # Lines that a narrow terminal wraps are better than numbers that it loses.
+    lengths = [max(map(len, column)) for column in zip(columns, *body, strict=True)]
+    needed = sum(lengths[:-1]) + 2 * (len(lengths) - 1) + min(lengths[-1], _LEAST_LAST)
+    _console(width=max(out.width, needed)).print(drawn)
 
 
 def _is_number(cell: str) -> bool:

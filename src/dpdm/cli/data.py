@@ -76,6 +76,7 @@ def _described(report: dict[str, Any]) -> list[str]:
     lines += [f"problem: {entry['file']}: {entry['reason']}" for entry in report["problems"]]
     declared = "declared" if report["public_size_declared"] else "the exact count"
     lines.append(f"size treated as public: {report['public_size']} ({declared})")
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
     lines.append("ready to train" if report["ready"] else f"not ready: {report['error']}")
     return lines
 

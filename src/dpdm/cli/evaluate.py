@@ -101,9 +101,16 @@ def evaluate_command(
     import json
 
     from dpdm.evaluation import AVAILABLE_METRICS, baseline_note, evaluate, without_pictures
-    from dpdm.release.files import write_text
+    from dpdm.release.files import refuse_release, write_text
 
     run = _run(synthetic)
+    for option, place in (
+        ("--json", None if str(json_file) == "-" else json_file),
+        ("--cache", cache),
+        ("--baseline-out", baseline_out),
+    ):
+        if place is not None:
+            refuse_release(option, place)
     asked = [name.strip() for name in metrics.split(",")]
     if cache is None and run is not None:
         cache = run.folder.private / "cache"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dpdm.cli.console import note
 from dpdm.errors import RequestError
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+_PROBLEMS_SHOWN = 5
+
+
 def load(source: str, settings: list[str] | None) -> Config:
     """The configuration a command names."""
     from dpdm.config import load_config
@@ -70,4 +74,8 @@ def open_with(config: Config, spec: str) -> Dataset:
         on_error=config.data.on_error,
         public_size=config.data.public_size,
     )
+    if left := found.private_problems:
+        first = "; ".join(map(str, left[:_PROBLEMS_SHOWN]))
+        more = f"; and {len(left) - _PROBLEMS_SHOWN} more" if len(left) > _PROBLEMS_SHOWN else ""
+        note(f"left out of {spec} (data.on_error=skip): {first}{more}")
     return found if config.data.labels else found.without_labels()

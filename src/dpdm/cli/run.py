@@ -127,7 +127,8 @@ def find_test_data(config: Config, data: str | None, test: str | None) -> Datase
         return found
     try:
         found = open_with(config, spec)
-    except RequestError:
+    except RequestError as error:
+        note(f"no test images: {error}")
         return None
     return found if found.classes else None
 
@@ -161,9 +162,12 @@ def report_command(
 ) -> None:
     """Write the two reports of a run: one to share, one private."""
     from dpdm import pipeline
+    from dpdm.release.files import refuse_release
     from dpdm.training import open_run
 
     opened = open_run(run)
+    if out_file is not None:
+        refuse_release("--out", out_file)
     with display() as shown:
         pipeline.sample_release(opened, shown.update)
     release, private = pipeline.write_reports(opened, out_file)
@@ -180,16 +184,20 @@ def plan_command(
     """Print what a run would cost and be worth, before it starts; nothing private is used."""
     config = load(source, settings)
     dataset = open_training_data(config, data)
+    from dpdm.privacy import read_ledger
     from dpdm.training.forecast import forecast
-    from dpdm.training.run import resolve_device
+    from dpdm.training.run import check_budget, check_shared_ledger, resolve_device
 
     found = forecast(config, dataset, resolve_device(device))
     if as_json:
         print_json(found.to_json())
-        return
-    table(("", config.name), found.rows())
-    for warning in found.warnings:
-        note(f"warning: {warning}")
+    else:
+        table(("", config.name), found.rows())
+        for warning in found.warnings:
+            note(f"warning: {warning}")
+    check_shared_ledger(config)
+    if config.privacy.ledger is not None:
+        check_budget(read_ledger(config.privacy.ledger), config, found.plan)
 
 
 def presets_command(

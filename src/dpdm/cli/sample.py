@@ -49,14 +49,14 @@ def sample_command(
     device: Device = "auto",
 ) -> None:
     """Draw labelled synthetic images; costs no privacy, however many."""
-    from dpdm.data import check_free, write_samples
+    from dpdm.data import check_writable, write_samples
     from dpdm.release import load
     from dpdm.release.files import find_release
     from dpdm.release.seal import check_release
 
     path = out_path or Path(f"samples-{count}.npz")
     model = load(source)
-    check_free(path)
+    check_writable(path, model.classes)
     seal = check_release(find_release(source))
     if seal.sealed and not seal.intact:
         note(f"warning: {seal.problem}; `dpdm privacy statement` says more")

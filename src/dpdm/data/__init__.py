@@ -7,14 +7,14 @@ from dpdm.data.dataset import Dataset, Problem, PublicFacts
 from dpdm.data.download import fetch
 from dpdm.data.named import list_datasets
 from dpdm.data.opening import check_report, open_dataset
-from dpdm.data.writers import check_free, write_samples
+from dpdm.data.writers import check_writable, write_samples
 
 __all__ = [
     "Dataset",
     "Problem",
     "PublicFacts",
-    "check_free",
     "check_report",
+    "check_writable",
     "fetch",
     "list_datasets",
     "open_dataset",

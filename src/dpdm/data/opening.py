@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,6 +31,9 @@ from dpdm.errors import DpdmError, RequestError
 
 SPLITS = ("train", "test")
 MAX_IMAGE_SIZE = 1024
+
+_DARK = 64
+"""A data set whose brightest pixel is below this is hardly as it was meant."""
 
 _OTHER_SPLITS = frozenset({"val", "valid", "validation", "dev"})
 
@@ -75,16 +79,32 @@ def check_report(
     ``sizes`` before resizing, each with ``height``, ``width``, ``count``; ``groups``, with
     ``count``, ``min_images``, ``max_images``, or None; ``problems``, each with ``file`` and
     ``reason``; ``public_size`` and ``public_size_declared``; ``ready`` and ``error``: whether
-    ``open_dataset`` takes it, or why not.
+    ``open_dataset`` takes it, or why not; ``warnings``, of what it takes and is hardly what was
+    meant.
     """
     _check_public_size(public_size)
     prepared = _prepare(spec, image_size, channels, on_error, progress)
     report = _describe(prepared, public_size)
     try:
-        prepared.dataset(on_error, public_size)
+        found = prepared.dataset(on_error, public_size)
     except RequestError as error:
-        return {**report, "ready": False, "error": str(error)}
-    return {**report, "ready": True, "error": None}
+        return {**report, "ready": False, "error": str(error), "warnings": []}
+    return {**report, "ready": True, "error": None, "warnings": list(_oddities(found, report))}
+
+
+def _oddities(dataset: Dataset, report: dict[str, Any]) -> Iterator[str]:
+    """What can be trained on and is hardly what was meant."""
+    brightest = int(dataset.private_images.max())
+    if brightest < _DARK:
+        yield (
+            f"no pixel is brighter than {brightest} of 255: values of fewer than 16 bits in files "
+            "of 16, perhaps; spread them over the whole range before"
+        )
+    if empty := [entry["name"] for entry in report["classes"] if not entry["count"]]:
+        yield (
+            f"no images of {', '.join(map(repr, empty))}: what is drawn of such a class is a blend "
+            "of the others; remove it, or draw without it"
+        )
 
 
 def _describe(prepared: Prepared, public_size: int | None) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def write_samples(
         private_labels=None if labels is None else _whole_numbers(target, labels),
     )
     write = _writer(target, is_folder=os.fspath(path).endswith(("/", os.sep)))
-    check_free(target)
+    _check_free(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(target) as temporary:
@@ -101,7 +101,28 @@ def _writer(target: Path, *, is_folder: bool) -> _Writer:
     return _write_folder
 
 
-def check_free(target: Path) -> None:
+def check_writable(path: str | os.PathLike[str], classes: Sequence[str]) -> None:
+    """Refuses what ``write_samples`` would, before long work is done in vain.
+
+    Raises:
+        RequestError: an ending of no layout, classes that would share a folder, a path that is
+            taken.
+        DpdmError: the nearest folder that exists cannot be written.
+    """
+    target = user_path(path)
+    write = _writer(target, is_folder=os.fspath(path).endswith(("/", os.sep)))
+    if write is _write_folder:
+        try:
+            class_folders(str(target), classes)
+        except RequestError as error:
+            raise RequestError(f"{error}; FILE.npz and FILE.parquet take any names") from None
+    _check_free(target)
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise DpdmError(f"{target}: cannot be written, {folder} is no folder that may be written")
+
+
+def _check_free(target: Path) -> None:
     """Refuses a path where something lies already, so that long work is not done in vain.
 
     Raises:

@@ -53,6 +53,21 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise DpdmError(f"{path}: cannot be written ({error.strerror})") from None
 
 
+def refuse_release(option: str, path: Path) -> None:
+    """Keeps what is private out of what may be shared.
+
+    Raises:
+        RequestError: ``path``, which ``option`` named, lies in a release folder.
+    """
+    for folder in path.resolve().parents:
+        run = folder.name == "release" and (folder.parent / "private").is_dir()
+        if run or (folder / "privacy.json").is_file():
+            raise RequestError(
+                f"{option} {path}: lies in {folder}, which is made to be shared, and this is "
+                "private; give another place"
+            )
+
+
 def read_json(path: Path, hint: str = "") -> dict[str, Any] | None:
     """A JSON object from a file, or None where there is no file.
 

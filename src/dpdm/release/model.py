@@ -152,6 +152,8 @@ class Model:
             raise RequestError(f"--seed {seed}: a seed is a whole number from 0 to 2^63 - 1")
         if batch_size is not None and batch_size < 1:
             raise RequestError(f"--batch-size {batch_size}: the number must be at least 1")
+        if steps is not None and steps < 1:
+            raise RequestError(f"--steps {steps}: the number must be at least 1")
         if guidance is not None and not 0 <= guidance < math.inf:
             raise RequestError(f"--guidance {guidance:g}: use a number from 0, which is none")
         chosen = self.settings(settings)

@@ -218,6 +218,12 @@ def _same_data(folder: RunFolder, data: dict[str, Any]) -> None:
     before = folder.read_state().get("data", {})
     for key, value in before.items():
         if data.get(key) != value:
+            if key == "sha256":
+                raise RequestError(
+                    f"--resume: the images, labels or groups are not those that the run in "
+                    f"{folder.path} was started on; give the same --data, or another --out for a "
+                    "new run"
+                )
             raise RequestError(
                 f"--resume: the run in {folder.path} was started on data with {key} {value!r}, "
                 f"not {data.get(key)!r}; give the same --data, or another --out for a new run"

@@ -199,6 +199,7 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
             units = resolve_microbatch(config, denoiser, facts, device, lanes.count)
             steps, beside = _time_microbatches(config, denoiser, facts, units, device, lanes)
         seconds, kept = seconds + steps, kept + beside
+    seeded = config.privacy.enabled and config.privacy.noise_seed is not None
     return Forecast(
         config.name,
         plan,
@@ -208,7 +209,10 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
         seconds,
         peak_memory(device) + kept,
         signal,
-        tuple(_warnings(plan, signal, max(classes, 1), left_out=steps_left_out(asked, config))),
+        (
+            *(("NOT PRIVATE: privacy.noise_seed fixes the noise",) if seeded else ()),
+            *_warnings(plan, signal, max(classes, 1), left_out=steps_left_out(asked, config)),
+        ),
         None if pretrained is None else pretrained.source,
         None if plan.prior is None else _public_knowledge(config),
     )

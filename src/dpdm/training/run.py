@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dpdm.config import Config, load_config
@@ -130,12 +132,13 @@ def train(
     build_for(config, facts, mixture, first_weights(config, facts.image_shape[0]))
     check_shared_ledger(config)
     if config.privacy.ledger is not None and not resume:
-        _check_budget(read_ledger(config.privacy.ledger), config, plan)
+        check_budget(read_ledger(config.privacy.ledger), config, plan)
     kept = {
         "name": facts.name,
         "shape": list(facts.shape),
         "classes": list(facts.classes),
         "public_size": facts.public_size,
+        "sha256": _content(dataset),
     }
     folder = open_run_folder(Path(out), config, kept, resume=resume, force=force)
     run = Run(folder, config)
@@ -162,9 +165,34 @@ def train(
             )
         )
     tell(TrainingEvent("plan", _plan_in_words(config, plan)))
+    for remark in _remarks(dataset, config, facts):
+        tell(TrainingEvent("plan", remark))
     with _session(folder, config, facts, plan) as session, InterruptFlag() as interrupt:
         Trainer(facts, units, config, plan, folder, session, interrupt, tell, place).run()
     return run
+
+
+def _content(dataset: Dataset) -> str:
+    """SHA-256 of images, labels and groups: private, and kept there to know the data again."""
+    state = hashlib.sha256()
+    for part in (dataset.private_images, dataset.private_labels, dataset.private_groups):
+        if part is not None:
+            state.update(np.ascontiguousarray(part).data)
+    return state.hexdigest()
+
+
+def _remarks(dataset: Dataset, config: Config, facts: PublicFacts) -> Iterator[str]:
+    """What a person should know of a promise before it is made."""
+    if config.privacy.enabled and not facts.public_size_declared:
+        yield (
+            f"the exact number of {config.privacy.unit}s, {facts.public_size:,}, is treated as "
+            "public and stands in the release; data.public_size declares a round one instead"
+        )
+    if config.privacy.unit == "image" and dataset.private_groups is not None:
+        yield (
+            "the promise is for each image, though the data says whose images belong together: "
+            "privacy.unit=group protects all of a person's"
+        )
 
 
 def _renew_sampling(run: Run) -> bool:
@@ -289,11 +317,11 @@ def _session(
         )
     with ledger:
         if privacy.ledger is not None:
-            _check_budget(ledger, config, plan)
+            check_budget(ledger, config, plan)
         yield Session(ledger, noise)
 
 
-def _check_budget(ledger: Ledger, config: Config, plan: Plan) -> None:
+def check_budget(ledger: Ledger, config: Config, plan: Plan) -> None:
     """A run that would exceed what a shared ledger allows in all does not start."""
     ledger.require_unit(config.privacy.unit)
     planned = Counter[Event]()

@@ -9,7 +9,7 @@ import typer
 
 from dpdm.cli.console import note, out, print_json, table
 from dpdm.cli.options import Json
-from dpdm.errors import RequestError
+from dpdm.errors import DpdmError, RequestError
 
 if TYPE_CHECKING:
     from dpdm.privacy import Ledger
@@ -45,6 +45,7 @@ def ledger_command(
         delta = usual_delta or (ledger.budget[1] if ledger.budget else None)
     if delta is None:
         raise RequestError(f"{path}: has no budget and so no delta of its own; give --delta")
+    _check_complete(ledger, Path(source))
     chosen = accountant or usual_accountant
     if chosen not in ACCOUNTANTS:
         raise RequestError(f"--accountant {chosen}: use {' or '.join(ACCOUNTANTS)}")
@@ -160,6 +161,21 @@ def _find(source: str) -> tuple[Path, float | None, str]:
     if not found.is_file():
         raise RequestError(f"{found}: no such file; a run that is private makes it when it starts")
     return found, config.privacy.delta, config.privacy.accountant
+
+
+def _check_complete(ledger: Ledger, source: Path) -> None:
+    """Raises DpdmError where a run's release states uses that its ledger does not hold."""
+    from dpdm.privacy.accounting import event_from_json
+    from dpdm.release.files import read_json
+
+    statement = read_json(source / "release" / "privacy.json") if source.is_dir() else None
+    held = {(name, event): count for name, event, count in ledger.counted_events()}
+    for used in (statement or {}).get("mechanisms", ()):
+        if held.get((used["name"], event_from_json(used["event"])), 0) < used["count"]:
+            raise DpdmError(
+                f"{source}: the ledger holds fewer uses of the data than the release states "
+                f"({used['name']}): records were taken away; restore it from a backup"
+            )
 
 
 def _mechanisms(ledger: Ledger, run: str | None) -> list[dict[str, Any]]:
