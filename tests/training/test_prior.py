@@ -442,6 +442,15 @@ def test_an_images_features_are_the_same_whatever_images_follow(kind):
         np.testing.assert_array_equal(features(images[:count], labels[:count]), everything[:count])
 
 
+@pytest.mark.parametrize(("noise", "modelled"), [(1.0, 6), (2.0, 0)])
+def test_poses_of_too_few_images_are_not_modelled(noise, modelled):
+    """300 images a class, over the noise multiplier: 300 and 150, less one image."""
+    chosen = posed("affine", noise, classes=2, size=599)
+    assert chosen.pose == modelled
+    assert ("poses" in chosen.shares) == (modelled > 0)
+    assert posed("brightness", noise, classes=2, size=599).pose == 1
+
+
 def test_the_class_of_an_image_decides_to_which_pose_it_is_brought():
     images = np.repeat(ovals(1, 1)[0], 2, axis=0)
     poses = np.zeros((2, 6))

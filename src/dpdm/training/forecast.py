@@ -15,6 +15,7 @@ import torch
 from dpdm.config import Config, load_config
 from dpdm.data import Dataset, PublicFacts
 from dpdm.diffusion.denoiser import Denoiser
+from dpdm.diffusion.pose import POSE_SIZES
 from dpdm.networks import Labeller
 from dpdm.privacy import clip_and_sum
 from dpdm.release import autocast_dtype, build_denoiser, place, stand_in_prior
@@ -214,15 +215,18 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
             *_warnings(plan, signal, max(classes, 1), left_out=steps_left_out(asked, config)),
         ),
         None if pretrained is None else pretrained.source,
-        None if plan.prior is None else _public_knowledge(config),
+        None if plan.prior is None else _public_knowledge(config, plan.prior.pose),
     )
 
 
-def _public_knowledge(config: Config) -> tuple[str, ...]:
+def _public_knowledge(config: Config, pose: int) -> tuple[str, ...]:
     """The settings that say what kind of image it is, where they say something."""
     prior = config.prior
+    normalise = "" if prior.normalise == "none" else str(prior.normalise)
+    if pose < POSE_SIZES[prior.normalise]:
+        normalise += " (left out: too few images for this epsilon)"
     settings = {
-        "prior.normalise": prior.normalise if prior.normalise != "none" else "",
+        "prior.normalise": normalise,
         "prior.augment": f"{prior.augment:g}" if prior.augment else "",
         "prior.texture": "true" if prior.texture else "",
     }

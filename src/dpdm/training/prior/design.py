@@ -39,6 +39,8 @@ _LARGEST_DIMENSION = 500
 _LARGEST_CLUSTERS = 16
 _RESOLUTION_A_DIRECTION, _FEWEST_DIRECTIONS = 8, 16
 _MOST_CLUSTER_DIRECTIONS, _IMAGES_A_DIRECTION = 60, 5
+_POSE_RESOLUTION = 150
+"""Images per class over the noise multiplier below which it is not known where shapes stand."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ def design_prior(
     eighth of its clip norm squared. Where that leaves fewer than 16, the budget goes to the means
     and the pooled one (docs/trials.md, digits at epsilon 1). Where K is more, each cluster has a
     covariance of its own in as many of its class's leading directions as the same bound allows for
-    a cluster, at most 60 and a fifth of its images; fewer than 16 are none.
+    a cluster, at most 60 and a fifth of its images; fewer than 16 are none. Where n / sigma is
+    below 150, poses but for brightness are not modelled: noise would move images
+    (docs/trials.md).
 
     Args:
         public_size: declared number of units.
@@ -116,6 +120,8 @@ def design_prior(
         texture: whether classes differ in what lies beyond the D frequencies.
     """
     resolution = public_size / classes / max(noise_multiplier, 1e-3)
+    if pose > 1 and resolution < _POSE_RESOLUTION:
+        pose = 0
     chosen_dimension = dimension or int(
         min(_LARGEST_DIMENSION, max(24, round(8 * math.sqrt(resolution))))
     )

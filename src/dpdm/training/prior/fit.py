@@ -105,7 +105,10 @@ def _poses(
     means = np.clip(means, -0.9, 0.9)
     weights = counts / counts.sum()
     within = noised[:, 1 + size :].sum(axis=0) / counts.sum() - weights @ means**2
-    return means, np.sqrt(np.clip(within, _SMALLEST_POSE_SPREAD**2, 0.5))
+    # A variance below its own noise is not known; taken for next to nothing, it would make poses
+    # outweigh all else in an image's vector.
+    resolved = deviation * math.sqrt(classes) / counts.sum()
+    return means, np.sqrt(np.clip(within, max(_SMALLEST_POSE_SPREAD**2, resolved), 0.5))
 
 
 def _rest(statistics: Statistics, frame: DctFrame) -> torch.Tensor:
