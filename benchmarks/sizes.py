@@ -103,6 +103,8 @@ def document(lines: Sequence[Line], page: Path) -> None:
     parts = []
     for name, title in SETS.items():
         sizes = [size for size in SIZES if any((name, size, *case) in found for case in CASES)]
+        if not sizes:
+            continue
         rows = [[f"{size:,}", *(cell(name, size, *case) for case in CASES)] for size in sizes]
         parts.append(f"**{title}**\n\n{table(header, rows)}")
     write_between(page, MARKS, "\n\n".join(parts))
@@ -114,6 +116,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder that holds mnist/ and fashion/")
     parser.add_argument("--work", type=Path, default=Path("runs/sizes"), help="the runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="another file measures all anew")
+    parser.add_argument("--only", choices=SETS, help="one set; both, where none is named")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--document", action="store_true")
     options = parser.parse_args()
@@ -123,7 +126,11 @@ def main() -> None:
         for line in lines_so_far(options.out)
     }
     for size, (name, (stage, epsilon)) in product(SIZES, product(SETS, CASES)):
-        if options.document or (name, size, stage, epsilon) in known:
+        if (
+            options.document
+            or options.only not in (None, name)
+            or (name, size, stage, epsilon) in known
+        ):
             continue
         sets = open_set(name, options.data)
         line = measured(name, size, stage, epsilon, *sets, options.work)
