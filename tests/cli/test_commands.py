@@ -402,3 +402,24 @@ def test_check_warns_of_dark_images_and_of_classes_without_any(dpdm, tmp_path):
     assert status == 0
     assert "warning: no pixel is brighter than 15 of 255" in out
     assert "warning: no images of 'dog'" in out
+
+
+def test_a_damaged_test_split_is_not_called_absent(dpdm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for index in range(30):
+                pixels = np.random.default_rng(index).integers(0, 255, (8, 8), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "set" / split / name / f"{index}.png")
+    arguments = ["run", "own-prior", "--data", "set", "--set", "sampling.count=4"]
+    arguments += ["privacy.delta=1e-4", "evaluation.memorisation=false"]
+    damaged = tmp_path / "set" / "test" / "cat" / "0.png"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    _, _, err = dpdm(*arguments, "--out", "damaged")
+    assert "no test images: " in err
+    assert "0.png" in err
+    shutil.rmtree(tmp_path / "set" / "test")
+    _, _, err = dpdm(*arguments, "--out", "absent")
+    assert "no test images: " not in err
+    assert "not evaluated: no labelled test images" in err

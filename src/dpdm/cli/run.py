@@ -119,6 +119,8 @@ def find_test_data(config: Config, data: str | None, test: str | None) -> Datase
     """The test images: --test, or the @test part of the training data where it has one."""
     if not config.evaluation.classifiers:
         return None
+    from dpdm.data import NoSplitError
+
     spec = test_spec(config, data, test)
     if test is not None:
         found = open_with(config, spec)
@@ -127,6 +129,8 @@ def find_test_data(config: Config, data: str | None, test: str | None) -> Datase
         return found
     try:
         found = open_with(config, spec)
+    except NoSplitError:
+        return None
     except RequestError as error:
         note(f"no test images: {error}")
         return None

@@ -32,6 +32,11 @@ from dpdm.errors import DpdmError, RequestError
 SPLITS = ("train", "test")
 MAX_IMAGE_SIZE = 1024
 
+
+class NoSplitError(RequestError):
+    """A data set without the split that was asked for."""
+
+
 _DARK = 64
 """A data set whose brightest pixel is below this is hardly as it was meant."""
 
@@ -193,7 +198,7 @@ def find(spec: str) -> Collection:
     if not is_there:
         raise RequestError(_not_there(name))
     if split is not None:
-        raise RequestError(f"{path} is one file without splits; leave out @{split}")
+        raise NoSplitError(f"{path} is one file without splits; leave out @{split}")
     if path.suffix.lower() == ".npz":
         return read_npz(path)
     if path.suffix.lower() == ".parquet":
@@ -223,7 +228,7 @@ def _open_folder(path: Path, name: str, split: str | None) -> Collection:
     if idx:
         files = idx.get(split or "train")
         if files is None:
-            raise RequestError(
+            raise NoSplitError(
                 f"{path}: it has no {split or 'train'} images, only {next(iter(idx))}; "
                 f"write {path}@{next(iter(idx))}"
             )
@@ -236,7 +241,7 @@ def _open_folder(path: Path, name: str, split: str | None) -> Collection:
     if _is_split(path, inside):
         chosen = split or "train"
         if chosen not in inside:
-            raise RequestError(f"{path}: it has no folder {chosen!r}")
+            raise NoSplitError(f"{path}: it has no folder {chosen!r}")
         return _open_folder(path / chosen, _titled(name, chosen), None)
     archives = [file.name for file in path.iterdir() if file.suffix.lower() == ".npz"]
     if archives and not inside and not _has_images(path):
@@ -246,7 +251,7 @@ def _open_folder(path: Path, name: str, split: str | None) -> Collection:
 
 def _whole(path: Path, name: str, split: str | None) -> Collection:
     if split is not None:
-        raise RequestError(
+        raise NoSplitError(
             f"{path}: it has no splits (folders train and test, or IDX files); leave out @{split}"
         )
     return read_folder(name, path)
@@ -269,7 +274,7 @@ def _shards_of(path: Path, shards: list[Path], split: str | None) -> list[Path]:
         return shards
     chosen = named[split or "train"]
     if not chosen:
-        raise RequestError(f"{path}: it has no shards called {split or 'train'}-*.parquet")
+        raise NoSplitError(f"{path}: it has no shards called {split or 'train'}-*.parquet")
     return chosen
 
 
