@@ -87,6 +87,7 @@ results: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/accountants.py --document
 	$(BIN)/python benchmarks/audit.py --document
 	$(BIN)/python benchmarks/protocol.py --document
+	$(BIN)/python benchmarks/sizes.py --document
 	$(BIN)/python benchmarks/document.py
 
 clean:

@@ -97,7 +97,8 @@ def document(lines: Sequence[Line], page: Path) -> None:
         line = found.get((name, size, stage, epsilon))
         if line is None:
             return ""
-        return f"{100 * line['accuracy']['cnn']:.1f} ({100 * line['accuracy']['mlp']:.1f})"
+        cnn, mlp = (100 * line["accuracy"][name] for name in ("cnn", "mlp"))
+        return f"{cnn:.1f} ({mlp:.1f})"
 
     header = ["images", *(f"{stage}, {eps}" if eps else stage for stage, eps in CASES)]
     parts = []

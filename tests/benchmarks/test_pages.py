@@ -17,6 +17,7 @@ import digits
 import protocol
 import pytest
 import recipes
+import sizes
 import trials
 
 import audit
@@ -42,6 +43,7 @@ def lines(name: str) -> list[dict]:
         ("recipes", recipes.summarise, "../README.md"),
         ("colour", colour.document, "results.md"),
         ("protocol", protocol.document, "results.md"),
+        ("sizes", sizes.document, "results.md"),
         ("trials", trials.document, "trials.md"),
         ("accountants", accountants.document, "privacy.md"),
         ("audit", audit.document, "privacy.md"),
