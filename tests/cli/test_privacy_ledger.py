@@ -13,6 +13,7 @@ from dpdm.config import preset
 from dpdm.config.loading import to_yaml
 from dpdm.privacy import Ledger, epsilon, read_ledger
 from dpdm.promise.planning import gaussian, poisson_sampled_gaussian
+from dpdm.promise.wording import at_least, at_most
 
 COUNTS = gaussian(8)
 STEP = poisson_sampled_gaussian(0.05, 1.1)
@@ -138,9 +139,12 @@ def test_the_table_says_the_same(privacy, shared):
     found = json.loads(privacy("ledger", shared, "--json")[1])
     assert status == 0
     for run in found["runs"]:
-        assert f"{run['epsilon']:.6g}" in out
+        assert at_most(run["epsilon"], 6) in out
+        assert run["epsilon"] <= float(at_most(run["epsilon"], 6)) < run["epsilon"] + 1e-5
     assert "all together" in out
-    assert f"spent {found['epsilon']:.6g}, left {found['budget']['left']:.6g}" in out
+    left = found["budget"]["left"]
+    assert f"spent {at_most(found['epsilon'], 6)}, left {at_least(left, 6)}" in out
+    assert left - 1e-5 < float(at_least(left, 6)) <= left
     assert "10 records is whole" in err
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dpdm.promise.wording import at_most
+from dpdm.promise.wording import at_least, at_most
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def audit_view(audit: Mapping[str, Any]) -> AuditView:
     checks = audit.get("checks", ())
     alarm = bound > claim or any(not check["passed"] for check in checks)
     verdict = (
-        f"The attack shows that epsilon is at least {bound:.3g} (confidence "
+        f"The attack shows that epsilon is at least {at_least(bound, 3)} (confidence "
         f"{audit['confidence']:.0%}); claimed is at most {at_most(claim)}, both at delta "
         f"{audit['delta']:g}."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 from dpdm.privacy.accounting import event_from_json
@@ -268,8 +268,16 @@ def _ledger(statement: Mapping[str, Any]) -> str:
 
 def at_most(value: float, digits: int = 4) -> str:
     """An epsilon or another bound as text, never less than it is."""
-    rounded = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(value))
-    return f"{float(rounded):g}"
+    return _rounded(value, Context(prec=digits, rounding=ROUND_CEILING))
+
+
+def at_least(value: float, digits: int = 4) -> str:
+    """What is left of a budget, or was shown by an attack, never more than it is."""
+    return _rounded(value, Context(prec=digits, rounding=ROUND_FLOOR))
+
+
+def _rounded(value: float, digits: Context) -> str:
+    return f"{float(digits.create_decimal(Decimal(value))):g}"
 
 
 def _up_percent(value: float) -> str:

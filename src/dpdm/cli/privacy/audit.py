@@ -79,7 +79,7 @@ def audit_command(
 
 
 def _show(result: AuditResult) -> None:
-    from dpdm.promise.wording import at_most
+    from dpdm.promise.wording import at_least, at_most
 
     table(
         ("canaries", "number", "in the data", "guesses", "right", "epsilon at least"),
@@ -100,7 +100,7 @@ def _show(result: AuditResult) -> None:
         [(check.name, "yes" if check.passed else "NO", check.seen) for check in result.checks],
     )
     out.print(
-        f"epsilon is at least {result.epsilon_lower_bound:.4g} (confidence "
+        f"epsilon is at least {at_least(result.epsilon_lower_bound)} (confidence "
         f"{result.confidence:.0%}); claimed: at most {at_most(result.epsilon_claimed)}, at delta "
         f"{result.delta:g}"
     )

@@ -37,7 +37,7 @@ def ledger_command(
     """Check a ledger's chain of records and print what each run and all together spent."""
     from dpdm.privacy import read_ledger
     from dpdm.privacy.accounting import ACCOUNTANTS
-    from dpdm.promise.wording import event_in_words
+    from dpdm.promise.wording import at_least, event_in_words
 
     path, usual_delta, usual_accountant = _find(source)
     ledger = read_ledger(path)
@@ -71,9 +71,10 @@ def ledger_command(
         ],
     )
     if budget := found["budget"]:
+        left = "nothing" if budget["left"] is None else at_least(budget["left"], 6)
         out.print(
             f"budget: epsilon {budget['epsilon']:g} at delta {budget['delta']:g}; "
-            f"spent {_in_words(budget['spent'])}, left {_in_words(budget['left'])}",
+            f"spent {_in_words(budget['spent'])}, left {left}",
             markup=False,
         )
     note(f"{path}: the chain of {found['records']} records is whole")
