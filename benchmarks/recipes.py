@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from common import (
     ROOT,
@@ -135,18 +136,19 @@ def published(name: str, epsilon: str, sampler: str = "accuracy") -> Published:
 
 def held_out(data: Dataset) -> tuple[Dataset, Dataset]:
     """The training images without 10,000 of them, and these."""
-    assert data.private_labels is not None
     order = np.random.default_rng(0).permutation(data.private_count)
-    first, second = (
-        replace(
-            data,
-            public_size=len(chosen),
-            private_images=data.private_images[chosen],
-            private_labels=data.private_labels[chosen],
-        )
-        for chosen in (order[_HELD_OUT:], order[:_HELD_OUT])
+    return part(data, order[_HELD_OUT:]), part(data, order[:_HELD_OUT])
+
+
+def part(data: Dataset, chosen: npt.NDArray[np.int64]) -> Dataset:
+    """Some images of a labelled set, by number."""
+    assert data.private_labels is not None
+    return replace(
+        data,
+        public_size=len(chosen),
+        private_images=data.private_images[chosen],
+        private_labels=data.private_labels[chosen],
     )
-    return first, second
 
 
 def row_config(name: str, epsilon: str, stage: str, more: Sequence[str] = ()) -> Config:

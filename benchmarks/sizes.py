@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from common import (
     table,
     write_between,
 )
-from recipes import SETS, open_set
+from recipes import SETS, open_set, part
 
 from dpdm import load_config
 from dpdm.data import Dataset
@@ -54,24 +53,17 @@ CASES = [(OWN, "10"), (TOLD, "10"), (TOLD, "1"), (REAL, "")]
 Line = dict[str, Any]
 
 
-def part(data: Dataset, size: int) -> Dataset:
-    """So many images of a set, the same at every call."""
-    assert data.private_labels is not None
-    picked = np.random.default_rng(size).choice(len(data.private_images), size, replace=False)
-    return replace(
-        data,
-        private_images=data.private_images[picked],
-        private_labels=data.private_labels[picked],
-        public_size=size,
-        public_size_declared=False,
-    )
+def row_of(line: Line) -> tuple[str, int, str, str]:
+    """What a line measured: set, size, stage, epsilon."""
+    return line["set"], line["size"], line["stage"], line["epsilon"]
 
 
 def measured(
     name: str, size: int, stage: str, epsilon: str, data: Dataset, test: Dataset, work: Path
 ) -> Line:
     """One row: a run from where it was left, its samples, and what they are worth."""
-    few = part(data, size)
+    picked = np.random.default_rng(size).choice(data.private_count, size, replace=False)
+    few = part(data, picked)
     line: Line = {"set": name, "size": size, "stage": stage, "epsilon": epsilon}
     if stage == REAL:
         assert few.private_labels is not None
@@ -91,7 +83,7 @@ def measured(
 
 def document(lines: Sequence[Line], page: Path) -> None:
     """Writes the section between the markers of ``page``: CNN and, in brackets, MLP."""
-    found = {(line["set"], line["size"], line["stage"], line["epsilon"]): line for line in lines}
+    found = {row_of(line): line for line in lines}
 
     def cell(name: str, size: int, stage: str, epsilon: str) -> str:
         line = found.get((name, size, stage, epsilon))
@@ -122,16 +114,14 @@ def main() -> None:
     parser.add_argument("--document", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    known = {
-        (line["set"], line["size"], line["stage"], line["epsilon"])
-        for line in lines_so_far(options.out)
-    }
-    for size, (name, (stage, epsilon)) in product(SIZES, product(SETS, CASES)):
-        if (
-            options.document
-            or options.only not in (None, name)
-            or (name, size, stage, epsilon) in known
-        ):
+    known = {row_of(line) for line in lines_so_far(options.out)}
+    rows = [
+        (name, size, *case)
+        for size, name, case in product(SIZES, SETS, CASES)
+        if options.only in (None, name)
+    ]
+    for name, size, stage, epsilon in [] if options.document else rows:
+        if (name, size, stage, epsilon) in known:
             continue
         sets = open_set(name, options.data)
         line = measured(name, size, stage, epsilon, *sets, options.work)

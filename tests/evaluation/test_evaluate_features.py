@@ -11,7 +11,7 @@ from dpdm.errors import RequestError
 from dpdm.evaluation import added, by_features, evaluate, without_pictures
 from dpdm.evaluation.features import INCEPTION_ABSENT, Extractor
 from dpdm.evaluation.features.cnn import train_judge
-from dpdm.evaluation.store import content_hash
+from dpdm.hashing import content_hash
 
 FEATURES = ("fid", "kid", "prdc", "is", "per-class", "memorisation")
 

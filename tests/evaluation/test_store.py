@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dpdm.errors import DpdmError
-from dpdm.evaluation.store import Store, content_hash
+from dpdm.evaluation.store import Store
+from dpdm.hashing import content_hash
 
 
 def counting(value):

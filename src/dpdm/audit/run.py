@@ -34,7 +34,7 @@ from dpdm.diffusion.views import draw_views
 from dpdm.errors import RequestError
 from dpdm.networks import Labeller
 from dpdm.privacy import Ledger
-from dpdm.promise.wording import at_most
+from dpdm.promise.wording import at_least, at_most
 from dpdm.release import build_denoiser
 from dpdm.release.build import diffusion_of
 from dpdm.training.draws import keyed_generator
@@ -111,7 +111,7 @@ class AuditResult:
     def faults(self) -> tuple[str, ...]:
         """What contradicts the claim, a sentence each; none is a pass."""
         found = [
-            f"{family.kind} canaries show an epsilon above {family.epsilon_lower_bound:.4g}, "
+            f"{family.kind} canaries show an epsilon above {at_least(family.epsilon_lower_bound)}, "
             f"but {at_most(self.epsilon_claimed)} is claimed"
             for family in self.canaries
             if family.epsilon_lower_bound > self.epsilon_claimed

@@ -188,9 +188,8 @@ def plan_command(
     """Print what a run would cost and be worth, before it starts; nothing private is used."""
     config = load(source, settings)
     dataset = open_training_data(config, data)
-    from dpdm.privacy import read_ledger
     from dpdm.training.forecast import forecast
-    from dpdm.training.run import check_budget, check_shared_ledger, resolve_device
+    from dpdm.training.run import check_shared_ledger, resolve_device
 
     found = forecast(config, dataset, resolve_device(device))
     if as_json:
@@ -199,9 +198,7 @@ def plan_command(
         table(("", config.name), found.rows())
         for warning in found.warnings:
             note(f"warning: {warning}")
-    check_shared_ledger(config)
-    if config.privacy.ledger is not None:
-        check_budget(read_ledger(config.privacy.ledger), config, found.plan)
+    check_shared_ledger(config, found.plan)
 
 
 def presets_command(

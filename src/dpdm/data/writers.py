@@ -61,7 +61,7 @@ def write_samples(
         private_images=images,
         private_labels=None if labels is None else _whole_numbers(target, labels),
     )
-    write = _writer(target, is_folder=os.fspath(path).endswith(("/", os.sep)))
+    write = _writer(path)
     _check_free(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,9 +85,10 @@ def _whole_numbers(target: Path, labels: NDArray[Any]) -> Integers:
 _Writer = Callable[[Path, Images, Integers | None, tuple[str, ...]], None]
 
 
-def _writer(target: Path, *, is_folder: bool) -> _Writer:
+def _writer(path: str | os.PathLike[str]) -> _Writer:
+    target = user_path(path)
     ending = target.suffix.lower()
-    if is_folder:
+    if os.fspath(path).endswith(("/", os.sep)):
         return _write_folder
     if ending == ".npz":
         return _write_npz
@@ -110,7 +111,7 @@ def check_writable(path: str | os.PathLike[str], classes: Sequence[str]) -> None
         DpdmError: the nearest folder that exists cannot be written.
     """
     target = user_path(path)
-    write = _writer(target, is_folder=os.fspath(path).endswith(("/", os.sep)))
+    write = _writer(path)
     if write is _write_folder:
         try:
             class_folders(str(target), classes)

@@ -29,7 +29,7 @@ from dpdm.evaluation.metrics.memorisation import (
     memorisation,
 )
 from dpdm.evaluation.metrics.neighbours import Neighbours
-from dpdm.evaluation.store import content_hash
+from dpdm.hashing import content_hash
 
 PAIRS = 8
 """Samples shown beside their nearest real images."""

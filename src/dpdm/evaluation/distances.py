@@ -20,7 +20,8 @@ from dpdm.evaluation.metrics.manifold import (
 )
 from dpdm.evaluation.metrics.neighbours import Inside, Neighbours, inside_balls, nearest
 from dpdm.evaluation.progress import ProgressCallback
-from dpdm.evaluation.store import Store, content_hash
+from dpdm.evaluation.store import Store
+from dpdm.hashing import content_hash
 
 _PIECE = 8192
 

@@ -3,7 +3,6 @@
 Features and distances of real images are private: a store belongs on a run's private side.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,6 @@ from dpdm.errors import DpdmError
 from dpdm.replacing import replacing
 
 Array = NDArray[Any]
-
-
-def content_hash(*parts: str | int | float | Array) -> str:
-    """SHA-256, in hexadecimal, of texts, numbers and arrays (type, shape and values), in order."""
-    state = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            state.update(f"array {part.dtype.str} {part.shape} ".encode())
-            state.update(np.ascontiguousarray(part).data)
-        else:
-            text = repr(part).encode()
-            state.update(f"{type(part).__name__} {len(text)} ".encode() + text)
-    return state.hexdigest()
 
 
 class Store:

@@ -291,9 +291,11 @@ def _device(name: str | torch.device | None) -> torch.device:
     try:
         where = torch.device(name or "cpu")
     except RuntimeError:
-        where = torch.device("meta")
-    if where.type not in ("cpu", "cuda") or (
-        where.type == "cuda" and not torch.cuda.is_available()
+        where = None
+    if (
+        where is None
+        or where.type not in ("cpu", "cuda")
+        or (where.type == "cuda" and not torch.cuda.is_available())
     ):
         raise RequestError(f"device {name}: use cpu, or cuda where there is one")
     return where

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dpdm.config import Config, load_config
 from dpdm.config.loading import from_mapping
 from dpdm.data import Dataset, PublicFacts
 from dpdm.errors import DpdmError, RequestError
+from dpdm.hashing import content_hash
 from dpdm.privacy import (
     Event,
     Ledger,
@@ -130,9 +129,7 @@ def train(
     # Settings that do not fit the image are refused before a folder exists.
     mixture = stand_in_prior(config, facts.image_shape, len(facts.classes))
     build_for(config, facts, mixture, first_weights(config, facts.image_shape[0]))
-    check_shared_ledger(config)
-    if config.privacy.ledger is not None and not resume:
-        check_budget(read_ledger(config.privacy.ledger), config, plan)
+    check_shared_ledger(config, None if resume else plan)
     kept = {
         "name": facts.name,
         "shape": list(facts.shape),
@@ -174,11 +171,8 @@ def train(
 
 def _content(dataset: Dataset) -> str:
     """SHA-256 of images, labels and groups: private, and kept there to know the data again."""
-    state = hashlib.sha256()
-    for part in (dataset.private_images, dataset.private_labels, dataset.private_groups):
-        if part is not None:
-            state.update(np.ascontiguousarray(part).data)
-    return state.hexdigest()
+    parts = (dataset.private_images, dataset.private_labels, dataset.private_groups)
+    return content_hash(*(part for part in parts if part is not None))
 
 
 def _remarks(dataset: Dataset, config: Config, facts: PublicFacts) -> Iterator[str]:
@@ -263,8 +257,9 @@ def _with_whole_path(config: Config) -> Config:
     return config.with_settings("privacy", ledger=path)
 
 
-def check_shared_ledger(config: Config) -> None:
-    """Refuses a shared ledger that is not there, or that no seeded run may write to."""
+def check_shared_ledger(config: Config, plan: Plan | None = None) -> None:
+    """Refuses a shared ledger that is not there, that no seeded run may write to, or that has no
+    room for a new run's plan."""
     privacy = config.privacy
     if privacy.ledger is None:
         return
@@ -279,6 +274,8 @@ def check_shared_ledger(config: Config) -> None:
             f"privacy.ledger={privacy.ledger}: no such file; make one with `dpdm privacy "
             "open-ledger PATH --dataset NAME --epsilon E --delta D`"
         )
+    if plan is not None:
+        _check_budget(read_ledger(privacy.ledger), config, plan)
 
 
 def ledger_path(folder: RunFolder, config: Config) -> Path:
@@ -317,11 +314,11 @@ def _session(
         )
     with ledger:
         if privacy.ledger is not None:
-            check_budget(ledger, config, plan)
+            _check_budget(ledger, config, plan)
         yield Session(ledger, noise)
 
 
-def check_budget(ledger: Ledger, config: Config, plan: Plan) -> None:
+def _check_budget(ledger: Ledger, config: Config, plan: Plan) -> None:
     """A run that would exceed what a shared ledger allows in all does not start."""
     ledger.require_unit(config.privacy.unit)
     planned = Counter[Event]()

@@ -25,7 +25,7 @@ from dpdm.evaluation.classification import Protocol as Trainings
 from dpdm.evaluation.classification import labelled, mean_and_spread
 from dpdm.evaluation.classifiers import CLASSIFIER_NAMES, predict
 from dpdm.evaluation.progress import ProgressCallback
-from dpdm.evaluation.store import content_hash
+from dpdm.hashing import content_hash
 from dpdm.privacy import PrivateUnits, read_ledger
 from dpdm.privacy.accounting import epsilon as epsilon_of
 from dpdm.promise import check_delta

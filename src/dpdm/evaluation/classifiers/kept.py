@@ -25,7 +25,8 @@ from dpdm.evaluation.classifiers.training import (
     recipe,
     train_classifier,
 )
-from dpdm.evaluation.store import Store, content_hash
+from dpdm.evaluation.store import Store
+from dpdm.hashing import content_hash
 
 Array = NDArray[np.float64]
 

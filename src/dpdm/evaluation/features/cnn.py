@@ -25,7 +25,7 @@ from dpdm.evaluation.classifiers import (
     train_classifier,
 )
 from dpdm.evaluation.features.extractor import Extractor
-from dpdm.evaluation.store import content_hash
+from dpdm.hashing import content_hash
 
 NAME = "cnn"
 FEWEST = 50

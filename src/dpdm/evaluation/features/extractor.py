@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from dpdm.errors import DpdmError
 from dpdm.evaluation.progress import ProgressCallback
-from dpdm.evaluation.store import Store, content_hash
+from dpdm.evaluation.store import Store
+from dpdm.hashing import content_hash
 
 Images = NDArray[np.uint8]
 Features = NDArray[np.float32]
