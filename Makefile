@@ -64,7 +64,7 @@ demo: $(VENV)/.installed
 
 # One thread a process: JOBS processes share the cores.
 test: $(VENV)/.installed-dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -88,6 +88,7 @@ results: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/audit.py --document
 	$(BIN)/python benchmarks/protocol.py --document
 	$(BIN)/python benchmarks/sizes.py --document
+	$(BIN)/python benchmarks/corners.py --document
 	$(BIN)/python benchmarks/document.py
 
 clean:

@@ -14,17 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import ROOT, append_line, machine, read_lines, table, write_between
+from common import ROOT, append_line, machine, read_lines, table, timed, write_between
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -84,41 +80,6 @@ def write_folder(spec: str, folder: Path) -> None:
             images = coloured(np.asarray(data.private_images[own]), label, random)
             for index, image in enumerate(images):
                 Image.fromarray(image).save(place / f"{index:04d}.png")
-
-
-def timed(name: str, arguments: Sequence[str]) -> Line:
-    """Runs `dpdm` in a process of its own; its seconds and the largest memory, bytes, that it and
-    those it began had together."""
-    started, peak = time.perf_counter(), 0
-    process = subprocess.Popen([sys.executable, "-m", "dpdm", *arguments])
-    while process.poll() is None:
-        peak = max(peak, memory_of_tree(process.pid))
-        time.sleep(0.2)
-    if process.returncode:
-        raise SystemExit(f"error: dpdm {' '.join(arguments)} failed")
-    return {
-        f"{name}_seconds": round(time.perf_counter() - started, 1),
-        f"{name}_peak_bytes": peak,
-    }
-
-
-def memory_of_tree(root: int) -> int:
-    """Bytes of a process and all that descend from it, pages that they share counted once."""
-    parents, found = dict[int, int](), {root}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            with suppress(OSError):
-                status = (folder / "stat").read_text().rpartition(")")[2].split()
-                parents[int(folder.name)] = int(status[1])
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    total = 0
-    for pid in found:
-        with suppress(OSError):
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += 1024 * int(line.split()[1])
-    return total
 
 
 def measure(options: argparse.Namespace) -> Line:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -89,6 +90,41 @@ def run_command(main: Callable[[], None]) -> None:
         stopped = str(error).replace("--resume goes on", "the same command goes on")
         print(stopped if error.exit_status == 130 else f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+
+
+def timed(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Runs `dpdm` in a process of its own; its seconds and the largest memory, bytes, that it and
+    those it began had together."""
+    started, peak = time.perf_counter(), 0
+    process = subprocess.Popen([sys.executable, "-m", "dpdm", *arguments])
+    while process.poll() is None:
+        peak = max(peak, _memory_of_tree(process.pid))
+        time.sleep(0.2)
+    if process.returncode:
+        raise SystemExit(f"error: dpdm {' '.join(arguments)} failed")
+    return {
+        f"{name}_seconds": round(time.perf_counter() - started, 1),
+        f"{name}_peak_bytes": peak,
+    }
+
+
+def _memory_of_tree(root: int) -> int:
+    """Bytes of a process and all that descend from it, pages that they share counted once."""
+    parents, found = dict[int, int](), {root}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with suppress(OSError):
+                status = (folder / "stat").read_text().rpartition(")")[2].split()
+                parents[int(folder.name)] = int(status[1])
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    total = 0
+    for pid in found:
+        with suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += 1024 * int(line.split()[1])
+    return total
 
 
 def find_device(asked: str) -> tuple[str, str]:

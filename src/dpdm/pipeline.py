@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from dpdm.config import flatten
+from dpdm.config import Config, flatten
 from dpdm.data import Dataset, write_samples
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.trajectory import Trajectory
 from dpdm.errors import DpdmError, RequestError
 from dpdm.evaluation import ReportContent, Stage, added, evaluate, render_report
-from dpdm.evaluation.closeness import enough_held_out
+from dpdm.evaluation.closeness import unfit_hold_out
+from dpdm.memory import check_room
 from dpdm.networks import load_into, load_weights
 from dpdm.release.build import build_denoiser, build_prior_denoiser
 from dpdm.release.files import read_json, write_text
@@ -156,8 +157,10 @@ def evaluate_run(
             progress=None if progress is None else lambda *a: progress("evaluating", *a[-2:]),
         )
     )
-    if settings.memorisation and enough_held_out(test):
-        result = added(result, _closeness(samples, train, test))
+    if settings.memorisation:
+        unfit = unfit_hold_out(train.private_images, test.private_images)
+        without = {"notes": [f"Memorisation was not measured: {unfit}."]}
+        result = added(result, without if unfit else _closeness(samples, train, test))
     stages = stage_models(run) if settings.stages else []
     measured = []
     for stage in stages:
@@ -267,6 +270,15 @@ def _stages(run: Run, evaluation: dict[str, Any] | None) -> tuple[Stage, ...]:
         accuracy = {key: entry[key] for key in ("lr", "mlp", "cnn") if key in entry}
         stages.append(Stage(entry["name"], entry["description"], images, labels, accuracy))
     return tuple(stages)
+
+
+def check_sampling(config: Config, train: Dataset) -> None:
+    """Refuses samples that cannot be drawn, before anything is spent.
+
+    Raises:
+        RequestError: ``sampling.count`` is more than memory holds.
+    """
+    check_room("sampling.count", config.sampling.count, train.shape)
 
 
 def check_test_set(train: Dataset, test: Dataset) -> None:

@@ -331,6 +331,43 @@ def test_help_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_more_samples_than_memory_holds_are_refused_before_anything_is_spent(dpdm, tmp_path):
+    count = 10**13
+    status, _, err = dpdm(
+        "run", "digits", "--out", tmp_path / "a", "--set", f"sampling.count={count}"
+    )
+    assert status == 2
+    assert err.startswith(f"error: sampling.count {count}: so many images of 8x8x1 take ")
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_interrupt_of_a_command_is_one_line(dpdm, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dpdm.data.list_datasets", interrupted)
+    assert dpdm("data", "list") == (130, "", "error: interrupted\n")
+
+
+def test_more_images_than_memory_holds_are_not_drawn(dpdm, finished, tmp_path):
+    status, _, err = dpdm("sample", finished, "-n", 10**13, "--out", tmp_path / "a.npz")
+    assert status == 2
+    assert err.startswith(f"error: -n {10**13}: so many images of 8x8x1 take ")
+
+
+def test_an_interrupt_while_modules_load_is_one_line():
+    code = (
+        "import sys; import dpdm.__main__ as program\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'dpdm.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "program.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -338,6 +375,8 @@ def test_help_does_not_import_torch():
         ["report", "RUN", "--out", "RUN/release/more/private.html"],
         ["evaluate", "RUN", "--test", "digits@test", "--json", "RUN/release/evaluation.json"],
         ["evaluate", "RUN", "--test", "digits@test", "--cache", "RUN/release/cache"],
+        ["privacy", "audit", "digits", "--out", "RUN/release/audit.json"],
+        ["sweep", "digits", "--vary", "views.count=1,2", "--out", "RUN/release/sweep"],
     ],
 )
 def test_what_is_private_is_not_written_into_a_release(dpdm, finished, arguments):

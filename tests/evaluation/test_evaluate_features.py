@@ -175,6 +175,13 @@ def test_a_hold_out_too_small_to_measure_by_is_refused(digits, copycat):
         evaluate(copycat, train=train, test=small, metrics="per-class")
 
 
+def test_training_images_are_no_hold_out(digits, copycat):
+    train, _ = digits
+    says = f"{len(train.private_images)} of the {len(train.private_images)} test images are"
+    with pytest.raises(RequestError, match=says):
+        evaluate(copycat, train=train, test=train, metrics="memorisation")
+
+
 def test_balance_counts_what_was_asked_for_and_what_came(digits, copycat):
     train, test = digits
     images, labels = copycat

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpdm.training import forecast, workers
+from dpdm.training import forecast, train, workers
 
 CPU = torch.device("cpu")
 
@@ -55,3 +55,14 @@ def test_without_a_prior_nothing_is_said_of_what_it_knows(digits, small):
     found = forecast.forecast(small("prior.enabled=false", "diffusion.base=skip"), digits, CPU)
     assert found.prior_knows is None
     assert "prior knows of the images" not in dict(found.rows())
+
+
+def test_a_run_warns_of_small_data_as_its_plan_does(digits, small, tmp_path):
+    config = small("privacy.epsilon=0.05", "training.max_steps=0")
+    planned = forecast.forecast(config, digits, CPU).warnings
+    assert sum("the data is small for this epsilon" in warning for warning in planned) == 2
+    told: list[str | None] = []
+    train(digits, config, tmp_path / "run", callback=lambda event: told.append(event.message))
+    assert [f"warning: {warning}" for warning in planned if f"warning: {warning}" in told] == [
+        f"warning: {warning}" for warning in planned
+    ]

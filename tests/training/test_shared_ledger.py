@@ -10,6 +10,7 @@ from dpdm.errors import DpdmError, RequestError
 from dpdm.privacy import Ledger, epsilon, read_ledger
 from dpdm.promise.planning import gaussian
 from dpdm.training import train
+from dpdm.training.run import check_shared_ledger
 
 DELTA = 1e-4
 
@@ -144,3 +145,14 @@ def test_a_histogram_and_the_prior_alone_share_the_whole_budget(digits, small, t
     counted = read_ledger(run.folder.ledger).counted_events()
     assert counted[0][0] == "class histogram"
     assert gaussian(counted[0][1].noise_multiplier) == counted[0][1]
+
+
+def test_a_ledger_in_the_home_folder_is_found_by_plan_and_run(
+    digits, small, tmp_path, ledger, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = ledger(20.0)
+    config = small("privacy.ledger=~/shared.jsonl", "privacy.epsilon=2", "training.max_steps=1")
+    check_shared_ledger(config)
+    train(digits, config, tmp_path / "a")
+    assert len(read_ledger(path).runs) == 1

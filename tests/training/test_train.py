@@ -148,7 +148,7 @@ def test_killed_in_the_middle_of_a_step_the_ledger_counts_every_step_begun(tmp_p
         command = [sys.executable, "-m", "dpdm", "train", "digits", "--out", str(run), *settings]
         return [*command, "--resume"] if resume else command
 
-    for _ in range(3):
+    for _ in range(2):
         child = subprocess.Popen(arguments(resume=run.exists()), stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and child.poll() is None:

@@ -1,4 +1,4 @@
-"""The command line: parses, calls the API, prints. ``python -m dpdm`` and ``dpdm`` both start here.
+"""The command line: parses, calls the API, prints.
 
 Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted with the state
 saved.
@@ -25,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+_INTERRUPTED = 130
 
 # typer carries click under a name of its own in some versions: take the class it uses.
 _UsageError: type[Exception] = next(
@@ -64,8 +66,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         given = sys.argv[1:] if arguments is None else arguments
         status = app(args=_one_setting_each(given), standalone_mode=False)
+        if status == _INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted", 130)
+        _fail("interrupted", _INTERRUPTED)
     except _UsageError as error:
         message = getattr(error, "format_message", error.__str__)()
         if type(error).__name__ == "NoArgsIsHelpError":

@@ -61,6 +61,7 @@ def run_command(
     test_set = find_test_data(config, data, test)
     from dpdm import pipeline
 
+    pipeline.check_sampling(config, dataset)
     if test_set is not None:
         pipeline.check_test_set(dataset, test_set)
     with display() as shown:

@@ -82,12 +82,14 @@ def sweep_command(
         return
     if source is None:
         raise RequestError("name a preset, a configuration or a ready-made sweep (--list)")
+    from dpdm.release.files import refuse_release
     from dpdm.sweep.conduct import Options, conduct, jobs_for, prepare
 
     name, grid, measure = _request(source, vary or [], settings or [], seeds, frechet)
     config = load(grid.sources[0], list(grid.settings))
     train, found = open_training_data(config, data), find_test_data(config, data, test)
     folder = out_folder or Path("runs") / f"sweep-{name}"
+    refuse_release("--out", folder)
     prepared = prepare(grid, folder, train, found, measure)
     if dry_run:
         _print_plan(prepared, as_json)

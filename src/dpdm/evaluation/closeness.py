@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpdm.errors import RequestError
-from dpdm.evaluation.checks import DatasetLike, Images
+from dpdm.evaluation.checks import Images
 from dpdm.evaluation.distances import Measuring
 from dpdm.evaluation.features import PIXELS, Extractor, FeatureSet, extract
 from dpdm.evaluation.figures import png_bytes, sample_grid
@@ -34,6 +34,9 @@ from dpdm.hashing import content_hash
 PAIRS = 8
 """Samples shown beside their nearest real images."""
 
+_MOST_REPEATED = 0.5
+"""Of a hold-out; data sets repeat some of their images, and these are in its thresholds too."""
+
 
 @dataclass(frozen=True)
 class Space:
@@ -43,9 +46,21 @@ class Space:
     held_out: NDArray[np.intp]
 
 
-def enough_held_out(test: DatasetLike) -> bool:
-    """Whether a test set is a hold-out that memorisation can be measured with, in pixels."""
-    return len(test.private_images) >= FEWEST_HELD_OUT
+def unfit_hold_out(train: Images, test: Images) -> str | None:
+    """Why memorisation cannot be measured with these test images, in pixels, or None."""
+    if len(test) < FEWEST_HELD_OUT:
+        return (
+            f"it needs at least {FEWEST_HELD_OUT} real test images as a hold-out; "
+            f"there are {len(test)}"
+        )
+    known = {hash(image.tobytes()) for image in train}
+    repeated = sum(hash(image.tobytes()) in known for image in test)
+    if repeated > _MOST_REPEATED * len(test):
+        return (
+            f"{repeated} of the {len(test)} test images are training images, byte for byte; it "
+            "needs a hold-out that training never saw"
+        )
+    return None
 
 
 def measure_memorisation(
@@ -57,8 +72,10 @@ def measure_memorisation(
     a PNG, show the sample, the nearest training image and the nearest held-out image.
 
     Raises:
-        RequestError: a hold-out of fewer than 50 images.
+        RequestError: a hold-out of fewer than 50 images, or one that is mostly training images.
     """
+    if reason := unfit_hold_out(train, test):
+        raise RequestError(f"metric memorisation: {reason}")
     result: dict[str, Any] = {"flagged": False, "verdict": "", "spaces": {}, "pairs": []}
     for space in spaces:
         if len(space.held_out) < FEWEST_HELD_OUT:

@@ -127,7 +127,8 @@ def epsilon(
     require_delta(delta)
     if accountant not in ACCOUNTANTS:
         raise RequestError(f"accountant {accountant!r}: must be one of {', '.join(ACCOUNTANTS)}")
-    return _epsilon(canonical(counted), float(delta), accountant, float(discretization))
+    together = merged(canonical(counted))
+    return _epsilon(together, float(delta), accountant, float(discretization))
 
 
 def require_delta(value: float) -> None:
@@ -150,6 +151,20 @@ def canonical(counted: Iterable[CountedEvent]) -> tuple[CountedEvent, ...]:
             raise ValueError(f"an event cannot have run {count} times")
         total[event] = total.get(event, 0) + int(count)
     return tuple(sorted((event, count) for event, count in total.items() if count))
+
+
+def merged(counted: tuple[CountedEvent, ...]) -> tuple[CountedEvent, ...]:
+    """Canonical pairs with all Gaussians on all units as one, which is exact, and one to account.
+
+    Gaussians of noise multipliers s_i together reveal what one of (sum_i s_i^-2)^(-1/2) does: the
+    squares of sensitivity over noise add up (Dong, Roth, Su 2022, Corollary 3.3).
+    """
+    whole = [(event, count) for event, count in counted if event.sample_rate == 1]
+    if sum(count for _, count in whole) < 2:
+        return counted
+    inverse = [math.sqrt(n) / min(event.noise_multiplier, MAXIMUM_NOISE) for event, n in whole]
+    rest = [pair for pair in counted if pair[0].sample_rate < 1]
+    return tuple(sorted([*rest, (Event(1 / math.hypot(*inverse)), 1)]))
 
 
 @lru_cache(maxsize=4096)

@@ -244,10 +244,13 @@ def _root_within(
     """
     from scipy.optimize import brentq
 
-    def excess(logarithm: float) -> float:
-        return min(spent(math.exp(logarithm)), 1e6 * target) - target
+    ends = {math.log(value): value for value in (low, high)}  # what they spend is known already
 
-    root = math.exp(brentq(excess, math.log(low), math.log(high), xtol=2e-8, rtol=1e-12))
+    def excess(logarithm: float) -> float:  # close to a line, whose root takes few evaluations
+        ratio = spent(ends.get(logarithm, math.exp(logarithm))) / target
+        return math.log(min(max(ratio, 1e-6), 1e6))
+
+    root = math.exp(brentq(excess, *ends, xtol=2e-8, rtol=1e-12))
     value = digits.create_decimal(Decimal(root))
     while spent(float(value)) > target:
         up = digits.rounding == ROUND_CEILING

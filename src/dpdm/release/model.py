@@ -23,6 +23,7 @@ from dpdm.diffusion.images import to_model_space, to_uint8
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.samplers import Callback
 from dpdm.errors import DpdmError, RequestError
+from dpdm.memory import check_room
 from dpdm.networks import Labeller, load_into, load_weights
 from dpdm.networks.labeller import BATCH
 from dpdm.release.build import build_denoiser
@@ -143,11 +144,14 @@ class Model:
         ``watch`` is told of every sampler step, as ``dpdm.diffusion.samplers`` has it.
 
         Raises:
-            RequestError: count or batch size below 1, a seed or a device that is none, unknown
-                sampler, label or settings, guidance below 0 or without labels.
+            RequestError: count or batch size below 1, more images than memory holds, a seed or a
+                device that is none, unknown sampler, label or settings, guidance below 0 or without
+                labels.
         """
         if count < 1:
             raise RequestError(f"-n {count}: the number of images must be at least 1")
+        channels, height, width = self.image_shape
+        check_room("-n", count, (height, width, channels))
         if seed is not None and not 0 <= seed < 2**63:
             raise RequestError(f"--seed {seed}: a seed is a whole number from 0 to 2^63 - 1")
         if batch_size is not None and batch_size < 1:

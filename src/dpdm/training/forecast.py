@@ -16,12 +16,12 @@ from dpdm.config import Config, load_config
 from dpdm.data import Dataset, PublicFacts
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.pose import POSE_SIZES
+from dpdm.memory import largest_child, peak_memory
 from dpdm.networks import Labeller
 from dpdm.privacy import clip_and_sum
 from dpdm.release import autocast_dtype, build_denoiser, place, stand_in_prior
 from dpdm.training.labeller import kept_bytes, time_labeller
 from dpdm.training.lanes import Lanes, usable_lanes
-from dpdm.training.memory import largest_child, peak_memory
 from dpdm.training.microbatch import resolve_microbatch
 from dpdm.training.plan import (
     Plan,
@@ -29,16 +29,12 @@ from dpdm.training.plan import (
     parameter_count,
     settle,
     signal_to_noise,
+    small_data,
     steps_left_out,
 )
 from dpdm.training.pretraining import first_weights
 from dpdm.training.view_gradients import ViewGradients
 from dpdm.training.workers import Workers
-
-_ENOUGH_SIGNAL = 3.0
-"""The paper's MNIST row at epsilon 0.2 has 2.7; its rows at 1 and 10 have 12 and 86."""
-
-_ENOUGH_RESOLUTION = 20.0
 
 # Images, classes and shape by name of the data, or of the preset where its data has no name here.
 _PUBLIC_FACTS: dict[str, tuple[int, int, tuple[int, int, int]]] = {
@@ -212,7 +208,7 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
         signal,
         (
             *(("NOT PRIVATE: privacy.noise_seed fixes the noise",) if seeded else ()),
-            *_warnings(plan, signal, max(classes, 1), left_out=steps_left_out(asked, config)),
+            *_warnings(plan, signal, classes, left_out=steps_left_out(asked, config)),
         ),
         None if pretrained is None else pretrained.source,
         None if plan.prior is None else _public_knowledge(config, plan.prior.pose),
@@ -240,21 +236,7 @@ def _warnings(plan: Plan, signal: float | None, classes: int, left_out: bool) ->
             "no gradient steps: they would be mostly noise at this epsilon "
             "(training.least_signal); the prior has the whole budget"
         )
-    if signal is not None and signal < _ENOUGH_SIGNAL:
-        found.append(
-            f"the data is small for this epsilon: over all steps, signal to noise is at most "
-            f"{signal:.2g}; gradient steps will add little. More units, a larger batch, a smaller "
-            "network or training.steps=0 with the prior would help"
-        )
-    if plan.prior is not None and plan.prior.noise_multiplier:
-        resolution = plan.public_size / classes / plan.prior.noise_multiplier
-        if resolution < _ENOUGH_RESOLUTION:
-            found.append(
-                f"the data is small for this epsilon: {plan.public_size // classes} units a class "
-                f"against a noise multiplier of {plan.prior.noise_multiplier:.3g}; expect class "
-                "means that are blurred by noise"
-            )
-    return found
+    return [*found, *small_data(plan, signal, classes)]
 
 
 def _time_microbatches(

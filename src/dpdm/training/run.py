@@ -32,7 +32,14 @@ from dpdm.release.seal import seal_release
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder, open_run_folder
 from dpdm.training.interrupt import InterruptFlag
-from dpdm.training.plan import Plan, settle, steps_left_out
+from dpdm.training.plan import (
+    Plan,
+    parameter_count,
+    settle,
+    signal_to_noise,
+    small_data,
+    steps_left_out,
+)
 from dpdm.training.pretraining import first_weights
 from dpdm.training.seeded_noise import SeededNoise
 from dpdm.training.trainer import Trainer, build_for
@@ -128,7 +135,8 @@ def train(
     config, plan = settle(config, facts)
     # Settings that do not fit the image are refused before a folder exists.
     mixture = stand_in_prior(config, facts.image_shape, len(facts.classes))
-    build_for(config, facts, mixture, first_weights(config, facts.image_shape[0]))
+    denoiser = build_for(config, facts, mixture, first_weights(config, facts.image_shape[0]))
+    signal = signal_to_noise(config, plan, parameter_count(denoiser))
     check_shared_ledger(config, None if resume else plan)
     kept = {
         "name": facts.name,
@@ -162,6 +170,8 @@ def train(
             )
         )
     tell(TrainingEvent("plan", _plan_in_words(config, plan)))
+    for warning in small_data(plan, signal, len(facts.classes)):
+        tell(TrainingEvent("plan", f"warning: {warning}"))
     for remark in _remarks(dataset, config, facts):
         tell(TrainingEvent("plan", remark))
     with _session(folder, config, facts, plan) as session, InterruptFlag() as interrupt:
@@ -260,7 +270,7 @@ def _with_whole_path(config: Config) -> Config:
 def check_shared_ledger(config: Config, plan: Plan | None = None) -> None:
     """Refuses a shared ledger that is not there, that no seeded run may write to, or that has no
     room for a new run's plan."""
-    privacy = config.privacy
+    privacy = _with_whole_path(config).privacy
     if privacy.ledger is None:
         return
     if not privacy.enabled or privacy.noise_seed is not None:
@@ -280,7 +290,8 @@ def check_shared_ledger(config: Config, plan: Plan | None = None) -> None:
 
 def ledger_path(folder: RunFolder, config: Config) -> Path:
     """Where a run's spending is written down: its own ledger, or the shared one it names."""
-    return Path(config.privacy.ledger) if config.privacy.ledger else folder.ledger
+    shared = config.privacy.ledger
+    return Path(shared).expanduser() if shared else folder.ledger
 
 
 def noise_source(config: Config) -> NoiseSource:

@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from dpdm.allocator import give_back_freed_memory
+from dpdm.memory import available_memory
 from dpdm.privacy import ClippedSum, Elsewhere, Gradients, clip_and_sum
-from dpdm.training.memory import available_memory
 from dpdm.training.view_gradients import ViewGradients
 
 _WORTH_SECONDS = 20.0

@@ -48,7 +48,10 @@ def audit_command(
     import json
 
     from dpdm.audit import run_audit, stand_in
+    from dpdm.release.files import refuse_release
 
+    if out_file is not None:
+        refuse_release("--out", out_file)
     config = load(source, settings)
     spec = config.data.spec
     invented = data is None and spec is not None and spec.partition("@")[0] not in _EMBEDDED

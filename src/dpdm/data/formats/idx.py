@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import re
 import zlib
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from dpdm.data.classes import declared_classes, labels_from_numbers
 from dpdm.data.collection import Collection
 from dpdm.data.dataset import Images, Integers
 from dpdm.errors import DpdmError, RequestError
+
+_MOST_DIMENSIONS = 4
+_HEADER = 4 + 4 * _MOST_DIMENSIONS
 
 _NAME = re.compile(r"(train|t10k|test)-(images|labels)[-.]idx[134]-ubyte(\.gz)?")
 
@@ -88,10 +92,16 @@ def as_labels(where: str, values: NDArray[np.uint8], count: int) -> Integers:
 
 
 def read_file(path: Path) -> bytes:
-    """A file's bytes, unpacked where its name ends in .gz; raises DpdmError where it is damaged."""
+    """A file's bytes, unpacked where its name ends in .gz; raises DpdmError where it is damaged.
+
+    Of a file that unpacks to more than its header says, what is more is left out but for a byte.
+    """
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
+        if path.suffix != ".gz":
+            return path.read_bytes()
+        with gzip.open(path) as file:
+            head = file.read(_HEADER)
+            return head + file.read(max(0, _declared_length(head) - len(head)) + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DpdmError(f"{path}: damaged gzip file ({error}); get it again") from None
     except OSError as error:
@@ -100,20 +110,32 @@ def read_file(path: Path) -> bytes:
 
 def parse_idx(where: str, data: bytes) -> NDArray[np.uint8]:
     """The array in an IDX file of unsigned bytes; raises DpdmError for any other bytes."""
-    if len(data) < 4 or data[:3] != b"\0\0\x08" or not 1 <= data[3] <= 4:
+    shape = _declared_shape(data)
+    if shape is None:
         raise DpdmError(f"{where}: not an IDX file of unsigned bytes; get it again")
-    rank = data[3]
-    shape = tuple(
-        int(n) for n in np.frombuffer(data, ">u4", count=min(rank, len(data) // 4 - 1), offset=4)
-    )
+    rank, expected = data[3], math.prod(shape)
     values = np.frombuffer(data, np.uint8, offset=min(4 + 4 * rank, len(data)))
-    expected = int(np.prod(shape, dtype=object))
     if len(shape) != rank or len(values) != expected:
+        found = "more" if len(values) > expected else len(values)
         raise DpdmError(
-            f"{where}: {len(values)} bytes of values where the header {shape} says {expected}; "
+            f"{where}: {found} bytes of values where the header {shape} says {expected}; "
             "the file is damaged, get it again"
         )
     return values.reshape(shape)
+
+
+def _declared_shape(data: bytes) -> tuple[int, ...] | None:
+    """The shape in a header, shorter where the header is cut off; None where it is none."""
+    if len(data) < 4 or data[:3] != b"\0\0\x08" or not 1 <= data[3] <= _MOST_DIMENSIONS:
+        return None
+    count = min(data[3], len(data) // 4 - 1)
+    return tuple(int(n) for n in np.frombuffer(data, ">u4", count=count, offset=4))
+
+
+def _declared_length(head: bytes) -> int:
+    """Bytes of a file, header and all, by its header; 0 where it is none."""
+    shape = _declared_shape(head)
+    return 0 if shape is None else 4 + 4 * len(shape) + math.prod(shape)
 
 
 def digests(path: Path, data: bytes) -> frozenset[str]:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from dpdm.errors import RequestError
+
+_LABEL = 8
 
 
 def peak_memory(device: torch.device) -> int:
@@ -38,6 +43,21 @@ def available_memory() -> float:
     if most.isdecimal() and taken.isdecimal():
         found.append(float(most) - float(taken))
     return min(found)
+
+
+def check_room(option: str, count: int, shape: Sequence[int]) -> None:
+    """Refuses to make more images than memory holds, before long work is done in vain.
+
+    Raises:
+        RequestError: ``count``, which ``option`` named, is more; ``shape`` is an image's (uint8).
+    """
+    needed, there = count * (math.prod(shape) + _LABEL), available_memory()
+    if needed > there:
+        size = "x".join(map(str, shape))
+        raise RequestError(
+            f"{option} {count}: so many images of {size} take {needed / 2**30:.1f} GiB, and "
+            f"{there / 2**30:.1f} are free; draw fewer at a time, each part with a seed of its own"
+        )
 
 
 def _text(path: Path) -> str:
