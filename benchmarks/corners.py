@@ -89,7 +89,9 @@ def measure(corner: Corner, work: Path) -> Line:
     data, run, made = work / "images.npz", work / "run", work / "samples.npz"
     write_images(corner, data)
     line = {**asdict(corner), "samples": SAMPLES}
-    line |= timed("train", ["train", "own-prior", "--data", f"{data}", "--out", f"{run}"])
+    settings = ["--set", f"privacy.delta={min(1e-6, 0.1 / corner.images):g}"]
+    given = ["own-prior", "--data", f"{data}", "--out", f"{run}", *settings]
+    line |= timed("train", ["train", *given])
     line |= timed("sample", ["sample", f"{run}", "-n", f"{SAMPLES}", "--out", f"{made}"])
     state = json.loads((run / "private" / "state.json").read_text("utf-8"))
     line |= {"fitting_seconds": round(state["training_seconds"], 1), "machine": machine()}

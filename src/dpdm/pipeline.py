@@ -158,7 +158,7 @@ def evaluate_run(
         )
     )
     if settings.memorisation:
-        unfit = unfit_hold_out(train.private_images, test.private_images)
+        unfit = unfit_hold_out(train, test)
         without = {"notes": [f"Memorisation was not measured: {unfit}."]}
         result = added(result, without if unfit else _closeness(samples, train, test))
     stages = stage_models(run) if settings.stages else []

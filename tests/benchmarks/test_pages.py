@@ -12,6 +12,7 @@ from pathlib import Path
 import accountants
 import baselines
 import colour
+import corners
 import denoisers
 import digits
 import protocol
@@ -42,6 +43,7 @@ def lines(name: str) -> list[dict]:
         ("recipes", recipes.document, "results.md"),
         ("recipes", recipes.summarise, "../README.md"),
         ("colour", colour.document, "results.md"),
+        ("corners", corners.document, "results.md"),
         ("protocol", protocol.document, "results.md"),
         ("sizes", sizes.document, "results.md"),
         ("trials", trials.document, "trials.md"),

@@ -56,6 +56,32 @@ def test_a_unit_that_is_not_finite_counts_as_zero():
     np.testing.assert_allclose(NoisedSum("sum", 1.0, 10.0).exact(data), [[1.0, 2.0]])
 
 
+@pytest.mark.parametrize("groups", [None, np.array([0, 1, 2, 0, 1, 0, 3, 3, 3, 3])])
+def test_blocks_of_images_add_up_to_what_all_together_give(monkeypatch, groups):
+    rows = np.random.default_rng(0).standard_normal((10, 3))
+    labels = np.arange(10) % 2
+    units = PrivateUnits(rows, labels, groups)
+    noiseless = Session(None, SeededNoise(0))
+    weights = np.ones(10) if groups is None else 1 / np.bincount(groups)[groups]
+    weighed, seen = rows * weights[:, None], []
+
+    def contribution(rows, labels):
+        seen.append(len(rows))
+        return 2 * rows, labels
+
+    def scatter(segment):
+        return 4 * rows[labels == segment].T @ weighed[labels == segment]
+
+    monkeypatch.setattr("dpdm.privacy.units._BLOCK", 4)
+    for mechanism, expected in (
+        (NoisedSum("sum", 1.0, 1.0, 2), [2 * weighed[labels == s].sum(0) for s in (0, 1)]),
+        (NoisedScatter("scatter", 1.0, 1.0, 2), [scatter(0), scatter(1)]),
+    ):
+        found = mechanism.release(units, contribution, noiseless)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        assert seen[-3:] == [4, 4, 2]
+
+
 def test_a_noised_sum_carries_noise_of_its_multiplier_times_its_clip_norm(session):
     released = NoisedSum("sum", 3.0, 2.0).release(
         PrivateUnits(np.zeros((5, 40_000))), as_given, session

@@ -82,7 +82,8 @@ def test_a_transformed_set_is_sealed_too():
     units = PrivateUnits(np.full((3, 2), SECRET)).transform(lambda rows: rows * 2)
     with pytest.raises(SealedError):
         list(units)
-    assert units._vectors(DOOR, lambda rows, labels: rows)[0][0, 0] == 2 * SECRET
+    ((vectors, _, _),) = units._vectors(DOOR, lambda rows, labels: rows)
+    assert vectors[0, 0] == 2 * SECRET
 
 
 def modules() -> list[Path]:

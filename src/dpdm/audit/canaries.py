@@ -103,7 +103,12 @@ class CanaryUnits(PrivateUnits):
         return self._real._count(door) + len(self._members)
 
     def _vectors(self, door: object, contribution: Any) -> Any:
-        vectors, segments, weights = real = self._real._vectors(door, contribution)
+        blocks = self._real._vectors(door, contribution)
+        every, parts, shares = map(list, zip(*blocks, strict=True))
+        vectors = np.concatenate(every)
+        segments = None if parts[0] is None else np.concatenate(parts)
+        weights = None if shares[0] is None else np.concatenate(shares)
+        real = vectors, segments, weights
         number = 1 if segments is None else int(segments.max()) + 1
         sent = Contributions(
             self._canaries.directions(vectors.shape[1]), self._canaries.segments(number), real
@@ -114,7 +119,7 @@ class CanaryUnits(PrivateUnits):
             segments = np.concatenate([segments, sent.segments[self._members]])
         if weights is not None:
             weights = np.concatenate([weights, np.ones(len(self._members))])
-        return both, segments, weights
+        return [(both, segments, weights)]
 
     def _gradients(
         self, door: object, units: Integers, images: int, random: Any, function: Any

@@ -9,7 +9,7 @@ they were bold. Such a draw has no density in closed form; a plain ``Mixture`` f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from dpdm.diffusion.gaussians import draw_vectors
 from dpdm.diffusion.mixture_fields import POSED_FIELDS, checked
 from dpdm.diffusion.pose import identity_grid, repose
 
-_CHUNK = 4096
+_CHUNK, _CHUNK_VALUES = 4096, 2**24
+"""Most images, and most values of them, that are drawn together: it bounds the memory."""
 
 
 class PosedSampler(nn.Module):
@@ -65,8 +66,15 @@ class PosedSampler(nn.Module):
     @torch.no_grad()
     def sample(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images (N, C, H, W) in [-1, 1], one for each of ``labels`` (N,); -1 draws the class."""
-        parts = [self._draw(part, generator) for part in torch.split(labels, _CHUNK)]
+        parts = list(self.parts(labels, generator))
         return torch.cat(parts) if parts else self.means.new_empty(0, *self.image_shape)
+
+    @torch.no_grad()
+    def parts(self, labels: Tensor, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        """The images of ``sample`` in parts of bounded size."""
+        chunk = max(1, min(_CHUNK, _CHUNK_VALUES // self.frame.size))
+        for part in torch.split(labels, chunk) if len(labels) else ():
+            yield self._draw(part, generator)
 
     def _draw(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
         detail, (least, most) = None, self.detail.tolist()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpdm.errors import RequestError
-from dpdm.evaluation.checks import Images
+from dpdm.evaluation.checks import DatasetLike, Images
 from dpdm.evaluation.distances import Measuring
 from dpdm.evaluation.features import PIXELS, Extractor, FeatureSet, extract
 from dpdm.evaluation.figures import png_bytes, sample_grid
@@ -46,8 +46,12 @@ class Space:
     held_out: NDArray[np.intp]
 
 
-def unfit_hold_out(train: Images, test: Images) -> str | None:
-    """Why memorisation cannot be measured with these test images, in pixels, or None."""
+def unfit_hold_out(train: DatasetLike, test: DatasetLike) -> str | None:
+    """Why memorisation cannot be measured with this test set, in pixels, or None."""
+    return _unfit(train.private_images, test.private_images)
+
+
+def _unfit(train: Images, test: Images) -> str | None:
     if len(test) < FEWEST_HELD_OUT:
         return (
             f"it needs at least {FEWEST_HELD_OUT} real test images as a hold-out; "
@@ -74,7 +78,7 @@ def measure_memorisation(
     Raises:
         RequestError: a hold-out of fewer than 50 images, or one that is mostly training images.
     """
-    if reason := unfit_hold_out(train, test):
+    if reason := _unfit(train, test):
         raise RequestError(f"metric memorisation: {reason}")
     result: dict[str, Any] = {"flagged": False, "verdict": "", "spaces": {}, "pairs": []}
     for space in spaces:

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -123,10 +123,11 @@ class _GaussianRelease(ABC):
         A group adds the mean over its images, so that it weighs as much as a single image.
         """
         noise = session.spend(self, step)
+        bounded = self if noise is not None else replace(self, max_norm=math.inf)
         private = units._vectors(DOOR, contribution)
+        total = reduce(np.add, (bounded.exact(*block) for block in private))
         if noise is None:
-            return replace(self, max_norm=math.inf).exact(*private)
-        total = self.exact(*private)
+            return total
         normal = noise.gaussian(total.shape, key=(self.name, step))
         return session.publish(self, step, total + self.deviation * self.isotropic(normal))
 

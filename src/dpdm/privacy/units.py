@@ -7,7 +7,7 @@ to the holder of ``DOOR``, which ``mechanisms.py`` alone imports (a test reads e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NoReturn
 from weakref import WeakKeyDictionary
@@ -24,6 +24,9 @@ Integers = npt.NDArray[np.int64]
 Gradients = dict[str, torch.Tensor]
 Vectors = tuple[Array, Integers | None, Array | None]
 Random = Callable[[int], Array]
+
+_BLOCK = 2**16
+"""Images whose contributions to a statistic are in memory together."""
 
 DOOR = object()  # the key of the seal
 
@@ -96,22 +99,29 @@ class PrivateUnits:
         """The number of units."""
         return len(self._opened(door).sizes)
 
-    def _vectors(self, door: object, contribution: Contribution) -> Vectors:
-        """Every image's vector (N, d), its segment (N,) or None, its weight (N,) or None for 1.
+    def _vectors(self, door: object, contribution: Contribution) -> Iterable[Vectors]:
+        """Every image's vector (n, d), its segment (n,) or None, its weight (n,) or None for 1.
 
-        The images of a group have weight 1 / (their number): a group's vectors, clipped to C each,
-        add up to a vector of norm at most C.
+        In blocks of images, which bound the memory. The images of a group have weight 1 / (their
+        number): a group's vectors, clipped to C each, add up to a vector of norm at most C.
         """
         contents = self._opened(door)
         _refuse_mixing(contribution, contents)
-        vectors, segments = _pair(contribution(contents.rows, contents.labels))
-        if len(vectors) != len(contents.rows):
-            raise ValueError(f"{len(vectors)} vectors for {len(contents.rows)} images")
-        if contents.order is None:
-            return vectors, segments, None
-        weights = np.empty(len(contents.rows))
-        weights[contents.order] = np.repeat(1.0 / contents.sizes, contents.sizes)
-        return vectors, segments, weights
+        weights = None
+        if contents.order is not None:
+            weights = np.empty(len(contents.rows))
+            weights[contents.order] = np.repeat(1.0 / contents.sizes, contents.sizes)
+
+        def block(part: slice) -> Vectors:
+            rows = contents.rows[part]
+            labels = None if contents.labels is None else contents.labels[part]
+            vectors, segments = _pair(contribution(rows, labels))
+            if len(vectors) != len(rows):
+                raise ValueError(f"{len(vectors)} vectors for {len(rows)} images")
+            return vectors, segments, None if weights is None else weights[part]
+
+        starts = range(0, max(len(contents.rows), 1), _BLOCK)
+        return (block(slice(start, start + _BLOCK)) for start in starts)
 
     def _gradients(
         self, door: object, units: Integers, images: int, random: Random, function: UnitGradients

@@ -318,7 +318,9 @@ def test_4_undone_a_person_in_two_segments_is_seen(monkeypatch, name):
     """Every image clipped by itself, and all of a person's images added up."""
     proper = PrivateUnits._vectors
     monkeypatch.setattr(
-        PrivateUnits, "_vectors", lambda self, *given: (*proper(self, *given)[:2], None)
+        PrivateUnits,
+        "_vectors",
+        lambda self, *given: [(*block[:2], None) for block in proper(self, *given)],
     )
     assert attack_4(name, images=5) > 1.5
 
@@ -518,7 +520,7 @@ def attack_6_contributions(name: str) -> float:
                 result = contribution(rows, labels)
                 vectors, segments = result if isinstance(result, tuple) else (result, None)
                 seen.append(mechanisms.clip_rows(vectors, 0.7)[:4])
-                return vectors, segments, None
+                return [(vectors, segments, None)]
 
         prior_release(name)(Eyes(), Watched(None, Constant(), []))  # type: ignore[arg-type]
 

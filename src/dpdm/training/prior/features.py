@@ -5,6 +5,7 @@ Features of one image follow from that image, its label and noised statistics re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ Images = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.float32]
 
 TEXTURE_BANDS = 4
-_CHUNK = 1024
+_CHUNK, _CHUNK_VALUES = 1024, 2**22
+"""Most images, and most values of them, that are looked at together: it bounds the memory."""
 
 
 def texture_bands(frame: DctFrame) -> list[Integers]:
@@ -76,10 +78,14 @@ def _in_chunks(images: Images, function: Callable[[Tensor, int], Tensor]) -> Row
 
     So an image's row is the same to the last bit whatever images follow it.
     """
-    parts = []
-    for start in range(0, len(images), _CHUNK):
-        part = np.zeros((_CHUNK, *images.shape[1:]), np.uint8)
-        count = len(images[start : start + _CHUNK])
-        part[:count] = images[start : start + _CHUNK]
-        parts.append(function(to_model_space(part), start).numpy()[:count])
-    return np.concatenate(parts)
+    found, chunk = None, max(1, min(_CHUNK, _CHUNK_VALUES // math.prod(images.shape[1:])))
+    for start in range(0, len(images), chunk):
+        part = np.zeros((chunk, *images.shape[1:]), np.uint8)
+        count = len(images[start : start + chunk])
+        part[:count] = images[start : start + chunk]
+        rows = function(to_model_space(part), start).numpy()
+        if found is None:
+            found = np.empty((len(images), rows.shape[1]), rows.dtype)
+        found[start : start + count] = rows[:count]
+    assert found is not None
+    return found

@@ -36,10 +36,12 @@ def fit_plain(sampler: PosedSampler, seed: int) -> Mixture:
     rest = torch.zeros(frame.size - frame.dimension, dtype=torch.float64)
     for label in range(classes):
         labels = torch.full((count,), label)
-        z = frame.to_coefficients(sampler.sample(labels, generator).cpu()).double()
-        weight = sampler.class_weights[label].item()
-        rest += weight * z[:, frame.dimension :].square().mean(dim=0)
-        for name, value in _fit_class(z[:, : frame.dimension], generator).items():
+        weight, heads = sampler.class_weights[label].item() / count, []
+        for images in sampler.parts(labels, generator):
+            z = frame.to_coefficients(images.cpu()).double()
+            heads.append(z[:, : frame.dimension].clone())
+            rest += weight * z[:, frame.dimension :].square().sum(dim=0)
+        for name, value in _fit_class(torch.cat(heads), generator).items():
             parts.setdefault(name, []).append(value)
     fields = {name: torch.stack(values).float() for name, values in parts.items()}
     fields |= {"class_weights": sampler.class_weights.cpu(), "rest": rest.float()}
