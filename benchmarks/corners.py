@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,8 +84,7 @@ def write_images(corner: Corner, path: Path) -> None:
 
 
 def measure(corner: Corner, work: Path) -> Line:
-    """One row: the two commands, in a folder that is removed afterwards."""
-    work.mkdir(parents=True)
+    """One row: the two commands, in ``work``, a folder that is there."""
     data, run, made = work / "images.npz", work / "run", work / "samples.npz"
     write_images(corner, data)
     line = {**asdict(corner), "samples": SAMPLES}
@@ -95,7 +94,6 @@ def measure(corner: Corner, work: Path) -> Line:
     line |= timed("sample", ["sample", f"{run}", "-n", f"{SAMPLES}", "--out", f"{made}"])
     state = json.loads((run / "private" / "state.json").read_text("utf-8"))
     line |= {"fitting_seconds": round(state["training_seconds"], 1), "machine": machine()}
-    shutil.rmtree(work)
     return line
 
 
@@ -137,7 +135,9 @@ def main() -> None:
     options = parser.parse_args()
     chosen = CORNERS if options.only is None else CORNERS[options.only : options.only + 1]
     for corner in () if options.document else chosen:
-        line = measure(corner, options.work)
+        options.work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=options.work) as folder:
+            line = measure(corner, Path(folder))
         print(json.dumps(line), flush=True)
         append_line(RESULTS, line)
     document(lines_so_far(RESULTS), PAGE)
