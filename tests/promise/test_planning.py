@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from dpdm.errors import RequestError
 from dpdm.privacy.accounting import Event, epsilon
-from dpdm.promise import plan
+from dpdm.promise import plan, planning
 from dpdm.promise.planning import (
     check_delta,
     gaussian,
@@ -304,3 +304,12 @@ def test_plan_refuses_in_one_line(values, message):
     with pytest.raises(RequestError, match=r"^[^\n]+$") as refusal:
         plan(**request)
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.1, 10.0, math.inf])
+def test_where_a_search_begins_does_not_change_what_it_finds(monkeypatch, wrong):
+    right = planning.rough_epsilon
+    expected = noise_multiplier_for(3.0, 1e-5, 0.05, 100)
+    monkeypatch.setattr(planning, "rough_epsilon", lambda *given: right(*given) * wrong)
+    planning._smallest_noise.cache_clear()
+    assert noise_multiplier_for(3.0, 1e-5, 0.05, 100) == expected

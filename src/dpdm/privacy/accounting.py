@@ -35,6 +35,7 @@ MAXIMUM_NOISE = 1e5
 _LARGEST_ORDER = 1024
 _RDP_ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(11, 64), 128, 256, 512, _LARGEST_ORDER)
 _ROUGH_ORDERS = (2, 3, 4, 6, 8, 12, 16, 32, 64)
+_SEARCH_ORDERS = (*_ROUGH_ORDERS, 256, _LARGEST_ORDER)
 _TAIL = 1e-15  # where the PLD accountant truncates
 _COARSER_ABOVE = 100.0  # privacy loss above which bins of DISCRETIZATION would take gigabytes
 _FINEST_SHARE = 1e-5  # of the largest loss: finer bins do not show
@@ -209,6 +210,11 @@ def bins_for(counted: tuple[CountedEvent, ...], widest: float, share: float) -> 
     largest = _rdp_epsilon(compose(counted), _TAIL, _ROUGH_ORDERS)
     wanted = max(share * math.sqrt(variance / count), _FINEST_SHARE * largest)
     return min(widest * max(1.0, largest / _COARSER_ABOVE), wanted)
+
+
+def rough_epsilon(counted: Iterable[CountedEvent], delta: float) -> float:
+    """An upper bound in milliseconds, for where a search for noise may begin."""
+    return _rdp_epsilon(compose(merged(canonical(counted))), delta, _SEARCH_ORDERS)
 
 
 def _rdp_epsilon(

@@ -21,10 +21,14 @@ from dpdm.privacy.accounting import (
     epsilon,
     require_delta,
     require_sample_rate,
+    rough_epsilon,
 )
 
 MINIMUM_NOISE = 2.0**-10
 """Noise multipliers are searched from here to ``MAXIMUM_NOISE``."""
+
+_FIRST_STEP = 1.2
+"""Factor between noise multipliers where a search has a good start."""
 
 MAXIMUM_STEPS = 10**6
 """More compositions than this would take PLD gigabytes; requests above it are refused."""
@@ -206,9 +210,11 @@ def _smallest_noise(
     accountant: Accountant,
     discretization: float,
 ) -> float:
+    def made(noise: float) -> tuple[CountedEvent, ...]:
+        return ((Event(noise, sample_rate), steps), *others)
+
     def spent(noise: float) -> float:
-        counted = ((Event(noise, sample_rate), steps), *others)
-        return epsilon(counted, delta, accountant, discretization)
+        return epsilon(made(noise), delta, accountant, discretization)
 
     already = epsilon(others, delta, accountant, discretization)
     if already >= target:
@@ -216,23 +222,44 @@ def _smallest_noise(
             f"no noise meets epsilon={target:g} at delta={delta:g}: other mechanisms already spend "
             f"{already:.4g}; give them a smaller share or raise epsilon"
         )
-    high = 1.0
+    high, step = _start(lambda noise: rough_epsilon(made(noise), delta), target)
     while spent(high) > target:
-        high *= 2
+        high *= step
+        step = min(step**2, 2.0)
         if high > MAXIMUM_NOISE:
             raise RequestError(
                 f"no noise meets epsilon={target:g} at delta={delta:g} over {steps} steps with the "
                 f"{accountant} accountant; raise epsilon or delta, or take fewer steps"
             )
-    low = high / 2
+    low = high / step
     while spent(low) <= target:
-        low, high = low / 2, low
+        step = min(step**2, 2.0)
+        low, high = low / step, low
         if low < MINIMUM_NOISE:
             raise RequestError(
                 f"epsilon={target:g} at delta={delta:g} would be met with next to no noise, which "
                 "protects nobody; use a smaller epsilon or delta"
             )
     return _root_within(spent, target, low, high, Context(prec=7, rounding=ROUND_CEILING))
+
+
+def _start(rough: Callable[[float], float], target: float) -> tuple[float, float]:
+    """A noise multiplier to begin a search at, and the factor of its first step.
+
+    Far below the noise that is sought, exact accounting takes long; a rough bound says where it is.
+    """
+    high = 1.0
+    while rough(high) > target and high < MAXIMUM_NOISE:
+        high *= 2
+    low = high / 2
+    while rough(low) <= target and low > MINIMUM_NOISE:
+        low, high = low / 2, low
+    if not rough(high) <= target < rough(low):
+        return 1.0, 2.0
+    while high / low > _FIRST_STEP:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if rough(middle) <= target else (middle, high)
+    return high, _FIRST_STEP
 
 
 def _root_within(
