@@ -252,7 +252,7 @@ def test_ctrl_c_saves_stops_the_processes_and_the_same_command_goes_on(tmp_path)
     out = tmp_path / "sweep"
     command = [
         *PROGRAM, "digits", "--vary", "views.count=1,2",
-        *tiny("evaluation.classifiers=false", steps=40), "--out", str(out), "--jobs", "2",
+        *tiny("evaluation.classifiers=false", steps=20), "--out", str(out), "--jobs", "2",
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         deadline = time.monotonic() + 300
@@ -263,12 +263,12 @@ def test_ctrl_c_saves_stops_the_processes_and_the_same_command_goes_on(tmp_path)
     assert process.returncode == 130
     assert "the same command goes on" in said.splitlines()[-1]
     stopped = steps_recorded(out)
-    assert 0 < min(stopped.values(), default=1) < 40
+    assert 0 < min(stopped.values(), default=1) < 20
     time.sleep(0.5)
     assert steps_recorded(out) == stopped  # nothing still runs
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert done.returncode == 0, done.stderr
-    assert set(steps_recorded(out).values()) == {40}  # no step was done twice
+    assert set(steps_recorded(out).values()) == {20}  # no step was done twice
     assert len(results(out)) == 2
 
 

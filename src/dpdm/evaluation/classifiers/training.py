@@ -16,8 +16,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -168,6 +166,10 @@ def _logistic_regression(images: Images, labels: Labels) -> LinearModel:
     present = np.unique(labels)
     if len(present) == 1:  # scikit-learn refuses a single class; the answer is that class
         return LinearModel(present, np.empty((0, images[0].size)), np.empty(0))
+    # Takes a second to import, and many commands train no classifier.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(max_iter=200)
     with warnings.catch_warnings():
         # 200 iterations end short of the optimum on large sets, where the accuracy is long settled.

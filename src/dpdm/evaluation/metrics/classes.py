@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binom
+import scipy  # its stats take a second to import: loaded where they are used
 
 SIGNIFICANT = 0.05
 """Chance of naming any class where all are served alike."""
@@ -33,6 +33,7 @@ def served_worse(shares: Mapping[str, tuple[float, int]]) -> tuple[Worse, ...]:
     worse = [
         Worse(name, share, overall)
         for name, (share, count) in shares.items()
-        if binom.cdf(np.round(share * count), count, overall) < SIGNIFICANT / len(shares)
+        if scipy.stats.binom.cdf(np.round(share * count), count, overall)
+        < SIGNIFICANT / len(shares)
     ]
     return tuple(sorted(worse, key=lambda found: found.share))

@@ -23,8 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its stats take a second to import: loaded where they are used
 from numpy.typing import NDArray
-from scipy.stats import hypergeom, norm, rankdata
 
 Float = NDArray[np.float64]
 
@@ -138,7 +138,7 @@ def membership(members: Float, others: Float) -> tuple[float, float]:
     The p-value is that of the Mann-Whitney test, normal approximation with ties.
     """
     both = np.concatenate([members, others])
-    ranks = rankdata(both)
+    ranks = scipy.stats.rankdata(both)
     n, m = len(members), len(others)
     above = ranks[n:].sum() - m * (m + 1) / 2
     auc = float(above / (n * m))
@@ -148,7 +148,7 @@ def membership(members: Float, others: Float) -> tuple[float, float]:
     deviation = np.sqrt((total + 1 - ties) / (12 * n * m))
     if deviation == 0:
         return auc, 1.0
-    return auc, float(norm.sf((auc - 0.5) / deviation))
+    return auc, float(scipy.stats.norm.sf((auc - 0.5) / deviation))
 
 
 def _ratios(train: Float, held_out: Float) -> Float:
@@ -172,4 +172,4 @@ def _chance_of_as_many(found: int, samples: int, below: int, held_out: int) -> f
     if found == 0:
         return 1.0
     drawn = found + below - 1
-    return float(hypergeom.cdf(below - 1, samples + held_out, held_out, drawn))
+    return float(scipy.stats.hypergeom.cdf(below - 1, samples + held_out, held_out, drawn))
