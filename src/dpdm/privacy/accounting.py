@@ -128,8 +128,7 @@ def epsilon(
     require_delta(delta)
     if accountant not in ACCOUNTANTS:
         raise RequestError(f"accountant {accountant!r}: must be one of {', '.join(ACCOUNTANTS)}")
-    together = merged(canonical(counted))
-    return _epsilon(together, float(delta), accountant, float(discretization))
+    return _epsilon(merged(counted), float(delta), accountant, float(discretization))
 
 
 def require_delta(value: float) -> None:
@@ -154,17 +153,18 @@ def canonical(counted: Iterable[CountedEvent]) -> tuple[CountedEvent, ...]:
     return tuple(sorted((event, count) for event, count in total.items() if count))
 
 
-def merged(counted: tuple[CountedEvent, ...]) -> tuple[CountedEvent, ...]:
+def merged(counted: Iterable[CountedEvent]) -> tuple[CountedEvent, ...]:
     """Canonical pairs with all Gaussians on all units as one, which is exact, and one to account.
 
     Gaussians of noise multipliers s_i together reveal what one of (sum_i s_i^-2)^(-1/2) does: the
     squares of sensitivity over noise add up (Dong, Roth, Su 2022, Corollary 3.3).
     """
-    whole = [(event, count) for event, count in counted if event.sample_rate == 1]
+    listed = canonical(counted)
+    whole = [(event, count) for event, count in listed if event.sample_rate == 1]
     if sum(count for _, count in whole) < 2:
-        return counted
+        return listed
     inverse = [math.sqrt(n) / min(event.noise_multiplier, MAXIMUM_NOISE) for event, n in whole]
-    rest = [pair for pair in counted if pair[0].sample_rate < 1]
+    rest = [pair for pair in listed if pair[0].sample_rate < 1]
     return tuple(sorted([*rest, (Event(1 / math.hypot(*inverse)), 1)]))
 
 
@@ -214,7 +214,7 @@ def bins_for(counted: tuple[CountedEvent, ...], widest: float, share: float) -> 
 
 def rough_epsilon(counted: Iterable[CountedEvent], delta: float) -> float:
     """An upper bound in milliseconds, for where a search for noise may begin."""
-    return _rdp_epsilon(compose(merged(canonical(counted))), delta, _SEARCH_ORDERS)
+    return _rdp_epsilon(compose(merged(counted)), delta, _SEARCH_ORDERS)
 
 
 def _rdp_epsilon(

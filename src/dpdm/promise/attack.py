@@ -60,7 +60,7 @@ def deltas(
     """
     if not all(value >= 0 for value in epsilons):
         raise RequestError("a trade-off curve is asked for at epsilons of 0 or more")
-    listed = merged(canonical(counted))
+    listed = merged(counted)
     if not listed:
         return [0.0] * len(epsilons)
     bins = bins_for(listed, discretization, 1 / 10)

@@ -261,17 +261,21 @@ def seal(dataset: Dataset, config: Config) -> tuple[PublicFacts, PrivateUnits]:
 
 def _with_whole_path(config: Config) -> Config:
     """The same settings, with a shared ledger's path independent of the working folder."""
-    if config.privacy.ledger is None:
-        return config
-    path = str(Path(config.privacy.ledger).expanduser().resolve())
-    return config.with_settings("privacy", ledger=path)
+    path = _shared_ledger(config)
+    return config if path is None else config.with_settings("privacy", ledger=str(path))
+
+
+def _shared_ledger(config: Config) -> Path | None:
+    """The whole path of the ledger that a run shares with others, or None where it has its own."""
+    named = config.privacy.ledger
+    return None if named is None else Path(named).expanduser().resolve()
 
 
 def check_shared_ledger(config: Config, plan: Plan | None = None) -> None:
     """Refuses a shared ledger that is not there, that no seeded run may write to, or that has no
     room for a new run's plan."""
-    privacy = _with_whole_path(config).privacy
-    if privacy.ledger is None:
+    privacy, path = config.privacy, _shared_ledger(config)
+    if path is None:
         return
     if not privacy.enabled or privacy.noise_seed is not None:
         raise RequestError(
@@ -279,19 +283,18 @@ def check_shared_ledger(config: Config, plan: Plan | None = None) -> None:
             "has no place in a shared ledger; leave out privacy.ledger, or privacy.noise_seed and "
             "privacy.enabled=false"
         )
-    if not Path(privacy.ledger).is_file():
+    if not path.is_file():
         raise RequestError(
             f"privacy.ledger={privacy.ledger}: no such file; make one with `dpdm privacy "
             "open-ledger PATH --dataset NAME --epsilon E --delta D`"
         )
     if plan is not None:
-        _check_budget(read_ledger(privacy.ledger), config, plan)
+        _check_budget(read_ledger(path), config, plan)
 
 
 def ledger_path(folder: RunFolder, config: Config) -> Path:
     """Where a run's spending is written down: its own ledger, or the shared one it names."""
-    shared = config.privacy.ledger
-    return Path(shared).expanduser() if shared else folder.ledger
+    return _shared_ledger(config) or folder.ledger
 
 
 def noise_source(config: Config) -> NoiseSource:
