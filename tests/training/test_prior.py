@@ -28,6 +28,7 @@ from dpdm.training.prior.shrinkage import (
     shrink_counts,
     shrink_means,
     shrink_symmetric,
+    towards_spectrum,
 )
 from dpdm.training.prior.statistics import Statistics, collect
 from dpdm.training.seeded_noise import SeededNoise
@@ -373,6 +374,42 @@ def test_a_cleaned_covariance_is_positive_definite_at_any_noise():
     for scale in (0.1, 1.0, 100.0):
         cleaned = clean_eigenvalues(symmetric_noise(generator, 30, scale), scale, 1e-4)
         assert np.linalg.eigvalsh(cleaned).min() > 0
+
+
+@pytest.mark.parametrize("noise", [0.3, 3.0, 30.0])
+def test_a_covariance_that_is_mostly_noise_is_nearer_the_truth_on_the_way_to_its_spectrum(noise):
+    generator, bands = np.random.default_rng(0), frequency_bands(30)
+    true = np.diag(10.0 * 0.9 ** np.arange(30))
+    apart, plain = [], []
+    for _ in range(20):
+        noised = true + symmetric_noise(generator, 30, noise)
+        shrunk = towards_spectrum(noised, noise, 1e-4, bands)
+        assert np.linalg.eigvalsh(shrunk).min() > 0
+        apart.append(np.linalg.norm(shrunk - true))
+        plain.append(np.linalg.norm(clean_eigenvalues(noised, noise, 1e-4) - true))
+    assert np.mean(apart) < np.mean(plain)
+
+
+def test_a_covariance_without_noise_is_kept_on_the_way_to_its_spectrum():
+    factors = np.random.default_rng(0).normal(size=(40, 3))
+    covariance = factors @ factors.T + 0.1 * np.eye(40)
+    shrunk = towards_spectrum(covariance, 1e-3, 1e-4, frequency_bands(40))
+    np.testing.assert_allclose(shrunk, covariance, atol=0.02)
+
+
+@pytest.mark.parametrize("resolution", [1.0, 10.0, 20.0, 39.0, 41.0, 100.0, 200.0])
+def test_the_less_a_covariance_can_be_resolved_the_less_is_spent_on_it(resolution):
+    fine = design(300 / resolution, clusters=1, pixels=784)
+    coarse = design(360 / resolution, clusters=1, pixels=784)
+    few, own = resolution < 40, resolution > 150
+    assert fine.towards_spectrum == few
+    assert sum(fine.shares.values()) == pytest.approx(1.0)
+    assert ("class scatter" in fine.shares) == own
+    if few:
+        assert coarse.shares["scatter"] < fine.shares["scatter"] < 0.5
+        assert coarse.shares["means"] > fine.shares["means"] > 0.45
+    elif not own:
+        assert fine.shares == pytest.approx({"moments": 0.05, "means": 0.45, "scatter": 0.5})
 
 
 # Poses, texture, augmentation

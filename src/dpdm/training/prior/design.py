@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from dpdm.privacy import Event
 from dpdm.promise.planning import gaussian
 
-_WITHOUT_CLASS_COVARIANCE = {"moments": 0.05, "means": 0.45, "scatter": 0.50}
 _WITH_CLASS_COVARIANCE = {"moments": 0.05, "means": 0.20, "scatter": 0.25, "class scatter": 0.50}
 _WITH_CLUSTERS = {
     "moments": 0.05,
@@ -39,6 +38,8 @@ _LARGEST_DIMENSION = 500
 _LARGEST_CLUSTERS = 16
 _RESOLUTION_A_DIRECTION, _FEWEST_DIRECTIONS = 8, 16
 _MOST_CLUSTER_DIRECTIONS, _IMAGES_A_DIRECTION = 60, 5
+_SCATTER_RESOLUTION = 40
+"""Images per class over the noise multiplier below which the pooled covariance is given less."""
 _POSE_RESOLUTION = 150
 """Images per class over the noise multiplier below which it is not known where shapes stand."""
 
@@ -57,6 +58,8 @@ class PriorDesign:
             them, and in all of them where it is 0, classes share the pooled one.
         cluster_directions: number S of a class's leading directions in which each of its clusters
             has a covariance of its own; beyond them clusters share the class's.
+        towards_spectrum: whether the pooled covariance, mostly noise, is shrunk towards one
+            variance per band of frequencies.
     """
 
     dimension: int
@@ -66,6 +69,7 @@ class PriorDesign:
     pose: int = 0
     directions: int = 0
     cluster_directions: int = 0
+    towards_spectrum: bool = False
 
     def noise_of(self, statistic: str) -> float:
         """Noise multiplier of one release of a statistic."""
@@ -102,11 +106,13 @@ def design_prior(
     D = 150, 400, 500 and K = 1, 8, 16. Where K is 1, the covariance of a class is released in n /
     sigma / 8 leading directions of the pooled one: its noise is then, in Frobenius norm, about an
     eighth of its clip norm squared. Where that leaves fewer than 16, the budget goes to the means
-    and the pooled one (docs/trials.md, digits at epsilon 1). Where K is more, each cluster has a
-    covariance of its own in as many of its class's leading directions as the same bound allows for
-    a cluster, at most 60 and a fifth of its images; fewer than 16 are none. Where n / sigma is
-    below 150, poses but for brightness are not modelled: noise would move images
-    (docs/trials.md).
+    and the pooled one (docs/trials.md, digits at epsilon 1), nearly half each. Where n / sigma is
+    below 40, that one, D values squared, is mostly noise: its share falls in proportion, to the
+    means and the moments, and it is shrunk towards its spectrum (docs/trials.md, few images). Where
+    K is more, each cluster has a covariance of its own in as many of its class's leading directions
+    as the same bound allows for a cluster, at most 60 and a fifth of its images; fewer than 16 are
+    none. Where n / sigma is below 150, poses but for brightness are not modelled: noise would move
+    images (docs/trials.md).
 
     Args:
         public_size: declared number of units.
@@ -136,7 +142,7 @@ def design_prior(
     elif directions >= min(_FEWEST_DIRECTIONS, size):
         shares = _WITH_CLASS_COVARIANCE
     else:
-        shares, directions = _WITHOUT_CLASS_COVARIANCE, 0
+        shares, directions = _without_class_covariance(resolution), 0
     extra = {"poses": _POSES} if pose else {}
     if texture and chosen_dimension < pixels:
         extra["texture"] = _TEXTURE
@@ -157,7 +163,15 @@ def design_prior(
         pose,
         directions,
         own,
+        towards_spectrum="class scatter" not in shares and resolution < _SCATTER_RESOLUTION,
     )
+
+
+def _without_class_covariance(resolution: float) -> dict[str, float]:
+    """Shares where only the pooled covariance is released, and that as far as it is told at all."""
+    told = min(1.0, resolution / _SCATTER_RESOLUTION)
+    scatter, moments = 0.5 * told, 0.05 + 0.10 * (1.0 - told)
+    return {"moments": moments, "means": 1.0 - moments - scatter, "scatter": scatter}
 
 
 def _cluster_directions(images: float, resolution: float) -> int:

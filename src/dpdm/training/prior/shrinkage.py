@@ -94,6 +94,26 @@ def clean_eigenvalues(noised: Array, deviation: float, floor: float) -> Array:
     return cleaned
 
 
+def towards_spectrum(noised: Array, deviation: float, floor: float, bands: Integers) -> Array:
+    """A covariance (D, D) between ``clean_eigenvalues`` and one variance per frequency band.
+
+    Coefficients of a DCT are nearly uncorrelated, and a band's mean variance has little noise. The
+    cleaned covariance counts as much as the off-diagonal entries are signal: ``deviation`` is the
+    noise of one of them.
+    """
+    diagonal = np.diag(noised)
+    spectrum = np.empty_like(diagonal)
+    for band in range(bands.max() + 1):
+        inside = bands == band
+        spectrum[inside] = max(float(diagonal[inside].mean()), floor)
+    off_diagonal = noised[~np.eye(len(noised), dtype=bool)]
+    power = float((off_diagonal**2).mean()) if off_diagonal.size else 0.0
+    weight = signal_share(power, deviation**2)
+    mean: Array = weight * clean_eigenvalues(noised, deviation, floor)
+    mean[np.diag_indices_from(mean)] += (1.0 - weight) * spectrum
+    return mean
+
+
 def leading_directions(covariance: Array, count: int) -> tuple[Array, Array]:
     """The largest eigenvalues (R,) and their eigenvectors (D, R), from the largest down."""
     values, vectors = np.linalg.eigh(covariance)

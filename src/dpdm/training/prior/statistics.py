@@ -22,6 +22,7 @@ from dpdm.training.prior.shrinkage import (
     positive_definite,
     shrink_counts,
     shrink_means,
+    towards_spectrum,
 )
 
 _CLIP = 1.15
@@ -87,7 +88,10 @@ def collect(releases: Releases, design: PriorDesign, generator: np.random.Genera
     within = max(mean_square + pose_square - between, 0.05 * mean_square)
     scatter, deviation = releases.scatter(means, _CLIP * math.sqrt(within))
     deviation /= size
-    pooled = clean_eigenvalues(scatter / size, deviation, _SMALLEST_VARIANCE)
+    if design.towards_spectrum:
+        pooled = towards_spectrum(scatter / size, deviation, _SMALLEST_VARIANCE, bands)
+    else:
+        pooled = clean_eigenvalues(scatter / size, deviation, _SMALLEST_VARIANCE)
 
     offsets = np.zeros((len(counts), 1, 1))
     weights = np.ones((len(counts), 1))
