@@ -443,6 +443,22 @@ def test_check_warns_of_dark_images_and_of_classes_without_any(dpdm, tmp_path):
     assert "warning: no images of 'dog'" in out
 
 
+def test_the_status_of_a_check_says_whether_the_data_can_be_trained_on(dpdm, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for side in (8, 9):
+        Image.fromarray(np.full((side, side), 200, np.uint8)).save(folder / f"{side}.png")
+    status, out, _ = dpdm("data", "check", folder)
+    assert status == 1
+    assert "not ready: " in out.splitlines()[-1]
+    status, out, _ = dpdm("data", "check", folder, "--json")
+    assert status == 1
+    assert json.loads(out)["ready"] is False
+    status, out, _ = dpdm("data", "check", folder, "--image-size", 8)
+    assert status == 0
+    assert out.splitlines()[-1] == "ready to train"
+
+
 def test_a_damaged_test_split_is_not_called_absent(dpdm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for split in ("train", "test"):

@@ -46,16 +46,21 @@ def check_command(
     channels: Annotated[int | None, typer.Option(help="As data.channels.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read a data set and print size, classes, sizes seen, groups and problems: a private view."""
+    """Read a data set and print size, classes, sizes seen, groups and problems: a private view.
+
+    Exit status 1 where it cannot be trained on as it is.
+    """
     from dpdm.data import check_report
 
     report = check_report(spec, image_size=image_size, channels=channels)
     if as_json:
         print_json(report)
-        return
-    warn_private()
-    for line in _described(report):
-        out.print(line)
+    else:
+        warn_private()
+        for line in _described(report):
+            out.print(line)
+    if not report["ready"]:
+        raise typer.Exit(1)
 
 
 def _described(report: dict[str, Any]) -> list[str]:
