@@ -295,8 +295,10 @@ def prior_design(
     how = (privacy.delta, privacy.accountant)
     noise = gaussian_noise_multiplier_for(target, *how, beside)
     made = design(noise_multiplier=noise)
-    # Its parts cost together what one mechanism with this noise costs, but for rounding.
+    # Its parts cost together what one mechanism with this noise costs, but for rounding, which is
+    # much where epsilon is tiny.
+    step = 1e-6
     while epsilon([*made.events(), *beside], *how) > target:
-        noise *= 1 + 1e-6
+        noise, step = noise * (1 + step), 2 * step
         made = design(noise_multiplier=noise)
     return made
