@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from dpdm.cli import main
 from dpdm.cli.console import Display
 from dpdm.cli.sweep import perform
 from dpdm.errors import DpdmError
@@ -45,21 +46,21 @@ def tiny(*more: str, steps: int = 2) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
+def run_here(jobs, parallel, logs, *, tell, done) -> bool:
+    for job in jobs:
+        try:
+            perform(job, Display())
+            done(Ended(job, 0))
+        except DpdmError as error:
+            done(Ended(job, error.exit_status, str(error)))
+    return True
+
+
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings run in this process: what is tested is not how processes are started."""
     torch.set_num_threads(1)
-
-    def run(jobs, parallel, logs, *, tell, done) -> bool:
-        for job in jobs:
-            try:
-                perform(job, Display())
-                done(Ended(job, 0))
-            except DpdmError as error:
-                done(Ended(job, error.exit_status, str(error)))
-        return True
-
-    monkeypatch.setattr("dpdm.sweep.conduct.run_jobs", run)
+    monkeypatch.setattr("dpdm.sweep.conduct.run_jobs", run_here)
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
@@ -107,24 +108,13 @@ def test_cells_that_sample_differently_share_a_training_and_a_ledger(
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of two cells that is done."""
     out = tmp_path_factory.mktemp("finished") / "sweep"
-    started = subprocess.run(
-        [
-            *PROGRAM,
-            "digits",
-            "--vary",
-            "views.count=1,2",
-            *tiny(),
-            "--out",
-            str(out),
-            "--jobs",
-            "2",
-        ],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        check=False,
-    )
-    assert started.returncode == 0, started.stderr
+    command = ["sweep", "digits", "--vary", "views.count=1,2", *tiny(), "--out", str(out)]
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dpdm.sweep.conduct.run_jobs", run_here)
+        with pytest.raises(SystemExit) as stopped:
+            main(command)
+    assert not stopped.value.code
     return out
 
 
@@ -248,11 +238,13 @@ def test_cells_without_privacy_say_so(dpdm, tmp_path, in_process) -> None:
     assert "NOT PRIVATE" in (out / "table.html").read_text()
 
 
-def test_ctrl_c_saves_stops_the_processes_and_the_same_command_goes_on(tmp_path) -> None:
+def test_ctrl_c_saves_stops_the_processes_and_the_same_command_goes_on(
+    dpdm, tmp_path, monkeypatch
+) -> None:
     out = tmp_path / "sweep"
     command = [
         *PROGRAM, "digits", "--vary", "views.count=1,2",
-        *tiny("evaluation.classifiers=false", steps=20), "--out", str(out), "--jobs", "2",
+        *tiny("evaluation.classifiers=false", steps=12), "--out", str(out), "--jobs", "2",
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         deadline = time.monotonic() + 300
@@ -263,12 +255,13 @@ def test_ctrl_c_saves_stops_the_processes_and_the_same_command_goes_on(tmp_path)
     assert process.returncode == 130
     assert "the same command goes on" in said.splitlines()[-1]
     stopped = steps_recorded(out)
-    assert 0 < min(stopped.values(), default=1) < 20
+    assert 0 < min(stopped.values(), default=1) < 12
     time.sleep(0.5)
     assert steps_recorded(out) == stopped  # nothing still runs
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
-    assert done.returncode == 0, done.stderr
-    assert set(steps_recorded(out).values()) == {20}  # no step was done twice
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    status, _, said = dpdm(*command[len(PROGRAM) - 1 :])
+    assert status == 0, said
+    assert set(steps_recorded(out).values()) == {12}  # no step was done twice
     assert len(results(out)) == 2
 
 
