@@ -163,7 +163,7 @@ def design_prior(
         pose,
         directions,
         own,
-        towards_spectrum="class scatter" not in shares and resolution < _SCATTER_RESOLUTION,
+        towards_spectrum=not directions and resolution < _SCATTER_RESOLUTION,
     )
 
 

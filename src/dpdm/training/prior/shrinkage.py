@@ -68,14 +68,16 @@ def shrink_symmetric(noised: Array, deviation: float, bands: Integers) -> Array:
     for first, rows in enumerate(members):
         for second, columns in enumerate(members):
             block = noised[np.ix_(rows, columns)]
-            if first == second:
-                off_diagonal = block[~np.eye(len(rows), dtype=bool)]
-                power = float((off_diagonal**2).mean()) if off_diagonal.size else 0.0
-            else:
-                power = float((block**2).mean())
+            power = _off_diagonal_power(block) if first == second else float((block**2).mean())
             result[np.ix_(rows, columns)] = block * signal_share(power, deviation**2)
     np.fill_diagonal(result, np.diag(noised))
     return result
+
+
+def _off_diagonal_power(matrix: Array) -> float:
+    """Mean square of the off-diagonal entries of a square matrix; 0 where it has none."""
+    entries = matrix[~np.eye(len(matrix), dtype=bool)]
+    return float((entries**2).mean()) if entries.size else 0.0
 
 
 def clean_eigenvalues(noised: Array, deviation: float, floor: float) -> Array:
@@ -106,9 +108,7 @@ def towards_spectrum(noised: Array, deviation: float, floor: float, bands: Integ
     for band in range(bands.max() + 1):
         inside = bands == band
         spectrum[inside] = max(float(diagonal[inside].mean()), floor)
-    off_diagonal = noised[~np.eye(len(noised), dtype=bool)]
-    power = float((off_diagonal**2).mean()) if off_diagonal.size else 0.0
-    weight = signal_share(power, deviation**2)
+    weight = signal_share(_off_diagonal_power(noised), deviation**2)
     mean: Array = weight * clean_eigenvalues(noised, deviation, floor)
     mean[np.diag_indices_from(mean)] += (1.0 - weight) * spectrum
     return mean
