@@ -4,7 +4,7 @@ A child process releases through the mechanisms and is killed by SIGKILL; the ne
 same ledger. A witness notes every draw of noise just before it is made, in a file that survives the
 kill. One child in three writes its ledger as to a slow disk, a few bytes at a time, so that many
 kills tear a line, and one as to a quick disk, without waiting for it (a kill, unlike a power
-failure, loses nothing that was written). About 15 seconds.
+failure, loses nothing that was written). About 20 seconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dpdm.privacy import (
 )
 
 KILLS = 100
-LONGEST = 0.05  # seconds
+LONGEST = 0.1  # seconds; in 0.05 a busy machine drew 99 times in all
 DELTA = 1e-5
 SUM = NoisedSum("sum", noise_multiplier=50.0, max_norm=1.0)
 STEP = DpSgdStep(
@@ -138,7 +138,7 @@ def test_after_100_kills_the_ledger_never_held_less_than_was_drawn(tmp_path):
             assert_nothing_is_missing(ledger, noted)
             ahead += len(ledger) > noted["sum"] + noted["DP-SGD step"]
         torn += path.read_bytes() != left
-    assert drawn(witness).total() > KILLS // 10  # the children did get to work
+    assert drawn(witness).total() > KILLS  # the children did get to work
     assert torn  # some kills came in the middle of a line
     assert ahead  # and some between a record and its noise
 
