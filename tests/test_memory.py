@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from dpdm import memory
 from dpdm.errors import RequestError
@@ -42,7 +43,29 @@ def test_images_that_memory_does_not_hold_are_refused_with_both_sizes(monkeypatc
         memory.check_room("-n", 10_000_000, (28, 28, 1))
 
 
-def test_the_largest_child_is_counted_once_it_has_ended():
-    before = memory.largest_child()
-    subprocess.run([sys.executable, "-c", "b = bytearray(300 * 2**20)"], check=True)
-    assert memory.largest_child() >= max(before, 300 * 2**20)
+def test_processes_count_with_this_one_at_their_most(monkeypatch):
+    monkeypatch.setattr(memory, "_largest_together", 0)
+    before = memory.peak_memory(torch.device("cpu"))
+    code = "b = bytearray(300 * 2**20); del b; print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        process.stdout.readline()
+        memory.count_processes([process.pid])
+        process.stdin.close()
+    most = memory.peak_memory(torch.device("cpu"))
+    assert most - memory.resident_memory() < 400 * 2**20  # not what this one holds once more
+    assert most >= max(before, memory.resident_memory() + 250 * 2**20)
+
+
+def test_a_process_that_has_ended_counts_nothing(monkeypatch):
+    monkeypatch.setattr(memory, "_largest_together", 0)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    memory.count_processes([process.pid])
+    assert memory._largest_together <= memory.peak_memory(torch.device("cpu"))
+
+
+def test_where_a_process_has_no_status_the_resource_limits_say_it(monkeypatch):
+    monkeypatch.setattr(memory, "_text", lambda path: "")
+    assert 2**26 < memory.peak_memory(torch.device("cpu")) < 2**36
+    assert memory.resident_memory() == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,21 +14,41 @@ from dpdm.errors import RequestError
 
 _LABEL = 8
 
+_largest_together = 0
+"""Bytes of this process and those working for it, at one time."""
+
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: on a GPU of tensors there, else of the whole process, since it started."""
+    """Bytes at most so far: on a GPU of tensors there, else of this process together with the
+    processes that ``count_processes`` was told of."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated())
-    return _peak(resource.RUSAGE_SELF)
+    return max(_bytes("self", "VmHWM") or _largest_resident(), _largest_together)
 
 
-def largest_child() -> int:
-    """Bytes that the largest of the ended processes which this one began has taken at most."""
-    return _peak(resource.RUSAGE_CHILDREN)
+def resident_memory() -> int:
+    """Bytes that this process holds now; 0 where the system does not say."""
+    return _bytes("self", "VmRSS")
 
 
-def _peak(whose: int) -> int:
-    peak = resource.getrusage(whose).ru_maxrss
+def count_processes(pids: Iterable[int]) -> None:
+    """Counts in ``peak_memory`` what running processes that work for this one have taken at most,
+    beside what this one holds now; what they share with each other counts for each."""
+    global _largest_together
+    beside = sum(_bytes(str(pid), "VmHWM") for pid in pids)
+    _largest_together = max(_largest_together, resident_memory() + beside)
+
+
+def _bytes(process: str, field: str) -> int:
+    """Of a process's status; unlike ``getrusage`` it leaves out what the one that began it took."""
+    for line in _text(Path("/proc") / process / "status").splitlines():
+        if line.startswith(f"{field}:"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
+def _largest_resident() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dpdm import memory
 from dpdm.training import forecast, train, workers
 
 CPU = torch.device("cpu")
@@ -26,10 +27,22 @@ def test_a_longer_one_is_timed_in_processes_whose_memory_counts(
     digits, small, two_lanes, monkeypatch
 ):
     monkeypatch.setattr(workers, "_WORTH_SECONDS", 0.0)
-    monkeypatch.setattr(forecast, "peak_memory", lambda _: 0)
+    monkeypatch.setattr(memory, "_largest_together", 0)
+    monkeypatch.setattr(memory, "resident_memory", lambda: 0)
+    monkeypatch.setattr(forecast, "peak_memory", lambda _: memory._largest_together)
     found = forecast.forecast(small(), digits, CPU)
     assert found.seconds > 0
     assert found.memory_bytes > 2 * 100 * 2**20  # two processes, each with torch in it
+
+
+@pytest.mark.parametrize(("enough", "rounds"), [(0.0, 2), (1e9, 3)])
+def test_long_rounds_are_timed_less_often(digits, small, monkeypatch, enough, rounds):
+    monkeypatch.setattr(forecast, "usable_lanes", lambda *_: 1)
+    monkeypatch.setattr(forecast, "_ENOUGH_SECONDS", enough)
+    called, clip = [], forecast.clip_and_sum
+    monkeypatch.setattr(forecast, "clip_and_sum", lambda *a: called.append(a) or clip(*a))
+    assert forecast.forecast(small("labeller.enabled=false"), digits, CPU).seconds > 0
+    assert len(called) == rounds
 
 
 def test_without_gradient_steps_nothing_is_timed(digits, small):

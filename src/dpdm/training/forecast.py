@@ -16,7 +16,7 @@ from dpdm.config import Config, load_config
 from dpdm.data import Dataset, PublicFacts
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.pose import POSE_SIZES
-from dpdm.memory import largest_child, peak_memory
+from dpdm.memory import peak_memory, resident_memory
 from dpdm.networks import Labeller
 from dpdm.privacy import clip_and_sum
 from dpdm.release import autocast_dtype, build_denoiser, place, stand_in_prior
@@ -46,6 +46,10 @@ _PUBLIC_FACTS: dict[str, tuple[int, int, tuple[int, int, int]]] = {
     "imagenet32-eps10": (1_281_167, 1000, (32, 32, 3)),
 }
 
+_ROUNDS, _ENOUGH_SECONDS = 3, 4.0
+"""Of timing a microbatch in every lane: the fastest of so many rounds, the first of which begins
+much. Where they are long, two."""
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -57,7 +61,8 @@ class Forecast:
         parameters: of the network, 0 where there is none.
         seconds: expected training time on this machine, from a timing on random images; the prior's
             seconds are not in it.
-        memory_bytes: peak memory of the timed processes, and of what the labeller keeps.
+        memory_bytes: peak memory of the timed processes together, or of the labeller's training
+            where that is more; the prior's is not in it.
         signal_to_noise: sqrt(T) B / (sigma sqrt(P)): how far the noise of all steps together lies
             below the largest clipped signal; None without steps or noise.
         warnings: one line each.
@@ -183,19 +188,18 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
     denoiser = build_denoiser(config, shape, classes, stand_in_prior(config, shape, classes))
     parameters, seconds = parameter_count(denoiser), 0.0
     pretrained = first_weights(config, shape[0])
-    kept = 0
+    labelling = 0
     if plan.labeller is not None:
         labeller = Labeller(shape, classes)
         seconds += time_labeller(config, plan.labeller, labeller, facts.public_size)
-        kept = kept_bytes(labeller, facts.public_size)
+        labelling = resident_memory() + kept_bytes(labeller, facts.public_size)
     signal = signal_to_noise(config, plan, parameters)
     if isinstance(denoiser, Denoiser) and plan.steps:
         place(denoiser, device)
         denoiser.precision = autocast_dtype(config.training.precision, device)
         with Lanes(usable_lanes(config, device)) as lanes:
             units = resolve_microbatch(config, denoiser, facts, device, lanes.count)
-            steps, beside = _time_microbatches(config, denoiser, facts, units, device, lanes)
-        seconds, kept = seconds + steps, kept + beside
+            seconds += _time_steps(config, denoiser, facts, units, device, lanes)
     seeded = config.privacy.enabled and config.privacy.noise_seed is not None
     return Forecast(
         config.name,
@@ -204,7 +208,7 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
         config.privacy.delta,
         parameters,
         seconds,
-        peak_memory(device) + kept,
+        max(peak_memory(device), labelling),
         signal,
         (
             *(("NOT PRIVATE: privacy.noise_seed fixes the noise",) if seeded else ()),
@@ -239,15 +243,15 @@ def _warnings(plan: Plan, signal: float | None, classes: int, left_out: bool) ->
     return [*found, *small_data(plan, signal, classes)]
 
 
-def _time_microbatches(
+def _time_steps(
     config: Config,
     denoiser: Denoiser,
     facts: PublicFacts,
     units: int,
     device: torch.device,
     lanes: Lanes,
-) -> tuple[float, int]:
-    """Seconds of all steps, and bytes of the processes beside this one, from random images."""
+) -> float:
+    """Seconds of all steps, from a few microbatches of random images."""
     gradients = ViewGradients(config, denoiser, 0)
     channels, height, width = facts.image_shape
     shape = (units * gradients.images_per_unit, height, width, channels)
@@ -261,8 +265,8 @@ def _time_microbatches(
             clip_and_sum(found, config.privacy.max_grad_norm)
 
         def seconds() -> float:
-            times = []
-            for _ in range(3):
+            times: list[float] = []
+            while len(times) < _ROUNDS and (len(times) < 2 or sum(times) < _ENOUGH_SECONDS):
                 started = time.perf_counter()
                 list(lanes.map(one, range(lanes.count)))
                 if device.type == "cuda":
@@ -272,10 +276,7 @@ def _time_microbatches(
 
         found = seconds()
         workers.prepare(found)  # as a training would
-        if not workers.wait():
-            return found, 0
-        found = seconds()
-    return found, lanes.count * largest_child()
+        return seconds() if workers.wait() else found
 
 
 def preset_noise(name: str) -> dict[str, float | None]:

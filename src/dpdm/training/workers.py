@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from dpdm.allocator import give_back_freed_memory
-from dpdm.memory import available_memory
+from dpdm.memory import available_memory, count_processes
 from dpdm.privacy import ClippedSum, Elsewhere, Gradients, clip_and_sum
 from dpdm.training.view_gradients import ViewGradients
 
@@ -203,6 +203,7 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         self._ended = True
+        count_processes(worker.pid for worker in self._workers if worker.pid is not None)
         self._stop()
 
 
