@@ -1,13 +1,15 @@
-"""A person's own colour folder: what the preset `own` makes of it, in what time and memory.
+"""A person's own colour folder: what `own` and `own-prior` make of it, in what time and memory.
 
     python benchmarks/colour.py --data /path/to/fashion --work DIR      # on two cores, 20 minutes
+    python benchmarks/colour.py --data /path/to/fashion --work DIR --preset own-prior   # four
 
 No set of colour photographs can be had offline, so one is put together: Fashion-MNIST's items, each
 class in a colour of its own, on crops of scikit-learn's two photographs (even classes on one, odd
 on the other), 32x32, 20,000 to train on and 2,000 to test with, as PNG in a folder a class. Then
 the commands that a person would give, each in its process: `dpdm train own`, `dpdm sample`,
 `dpdm evaluate`. A line with their seconds and peak memory goes to `docs/results/colour.jsonl`,
-a picture and the table into `docs/`. `--document` only writes the table anew.
+a picture and the table of each preset's newest line into `docs/`. `--document` only writes the
+table anew.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ RESULTS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"
 MARKS = "<!-- written by benchmarks/colour.py -->", "<!-- end of benchmarks/colour.py -->"
 SIDE, PER_CLASS, SAMPLES = 32, {"train": 2000, "test": 200}, 20_000
 COMMANDS = ("train", "sample", "evaluate")
+PICTURES = {"own": "colour.png", "own-prior": "colour-prior.png"}
 _COLOURS = (
     (220, 40, 40),
     (40, 90, 220),
@@ -84,12 +87,13 @@ def write_folder(spec: str, folder: Path) -> None:
 
 def measure(options: argparse.Namespace) -> Line:
     """Trains, samples and evaluates; makes the folder where it is not there."""
-    folder, run = options.work / "images", options.work / "run"
+    folder, run = options.work / "images", options.work / options.preset
     if not folder.is_dir():
         write_folder(options.data, folder)
-    train, test, made = folder / "train", folder / "test", options.work / "samples.npz"
+    train, test, made = folder / "train", folder / "test", options.work / f"{options.preset}.npz"
     settings = ["--set", *options.set] if options.set else []
-    measured = timed("train", ["train", "own", "--data", f"{train}", "--out", f"{run}", *settings])
+    command = ["train", options.preset, "--data", f"{train}", "--out", f"{run}", *settings]
+    measured = timed("train", command)
     measured |= timed("sample", ["sample", f"{run}", "-n", f"{SAMPLES}", "--out", f"{made}"])
     about = ["--train", f"{train}", "--test", f"{test}", "--json", f"{options.work}/found.json"]
     what = ["--metrics", "classifiers,fid", "--inception", "none", "--features", "pixels"]
@@ -99,6 +103,7 @@ def measure(options: argparse.Namespace) -> Line:
     private = [step for step in steps if step["phase"] == "DP-SGD"]
     statement = json.loads((run / "release/privacy.json").read_text("utf-8"))
     return {
+        "preset": options.preset,
         "epsilon": statement["epsilon"],
         "delta": statement["delta"],
         "settings": options.set,
@@ -114,21 +119,42 @@ def measure(options: argparse.Namespace) -> Line:
 
 
 def section(lines: Sequence[Line]) -> str:
-    """The generated part of the page: the last line."""
-    line = lines[-1]
-    rows = [
-        [name, f"{line[f'{name}_seconds']:,.0f}", f"{line[f'{name}_peak_bytes'] / 2**30:.2f}"]
-        for name in COMMANDS
+    """The generated part of the page: the newest line of each preset."""
+    newest = {line.get("preset", "own"): line for line in lines}
+    order = [name for name in PICTURES if name in newest]
+    parts = []
+    for name in order:
+        line = newest[name]
+        spent = [
+            part
+            for command in COMMANDS
+            for part in (
+                f"{line[f'{command}_seconds']:,.0f}",
+                f"{line[f'{command}_peak_bytes'] / 2**30:.2f}",
+            )
+        ]
+        worth = [f"{100 * line['accuracy'][kind]:.1f}" for kind in ("lr", "mlp", "cnn")]
+        parts.append([f"`{name}`", *spent, *worth, f"{line['fd_pixels']:.1f}"])
+    heads = [head for command in COMMANDS for head in (f"{command}, s", "GiB")]
+    made = [
+        f"`{name}`: {newest[name]['steps']} steps of DP-SGD, "
+        f"{newest[name]['machine']['processor']}, torch {newest[name]['machine']['torch']}, commit "
+        f"{newest[name]['machine']['commit']}."
+        for name in order
     ]
-    accuracy = ", ".join(f"{key.upper()} {100 * v:.1f}" for key, v in line["accuracy"].items())
-    return (
-        f"{table(('command', 'seconds', 'peak memory, GiB'), rows)}\n\n"
-        f"Epsilon {line['epsilon']:.3g}, delta {line['delta']:g}; {line['steps']} steps of DP-SGD "
-        f"took {line['steps_seconds']:,.0f} s. Accuracy in percent on the real test images of "
-        f"classifiers trained on {line['samples']:,} samples: {accuracy}. "
-        f"{line['machine']['processor']}, torch {line['machine']['torch']}, commit "
-        f"{line['machine']['commit']}.\n\n"
-        "![Ten real images of each class, and ten samples](results/colour.png)"
+    images = [
+        f"![Ten real images of each class, and ten samples of {name}](results/{PICTURES[name]})"
+        for name in order
+    ]
+    first = newest[order[0]]
+    return "\n\n".join(
+        [
+            table(("preset", *heads, "LR", "MLP", "CNN", "pixel distance"), parts),
+            f"Epsilon {first['epsilon']:.3g}, delta {first['delta']:g}; accuracy in percent on the "
+            f"real test images of classifiers trained on {first['samples']:,} samples.",
+            *made,
+            *images,
+        ]
     )
 
 
@@ -137,9 +163,9 @@ def document(lines: Sequence[Line], page: Path) -> None:
     write_between(page, MARKS, section(lines))
 
 
-def picture(work: Path) -> bytes:
+def picture(work: Path, preset: str) -> bytes:
     """Ten real images of each class on the left, ten samples on the right, none picked."""
-    real, drawn = open_dataset(f"{work}/images/train"), np.load(work / "samples.npz")
+    real, drawn = open_dataset(f"{work}/images/train"), np.load(work / f"{preset}.npz")
     assert real.private_labels is not None
     pairs = (
         (real.private_images, real.private_labels),
@@ -158,6 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="fashion", help="Fashion-MNIST: name or path")
     parser.add_argument("--work", type=Path, default=Path("runs/colour"))
+    parser.add_argument("--preset", choices=PICTURES, default="own")
     parser.add_argument("--set", nargs="*", default=[], help="settings of the run")
     parser.add_argument("--document", action="store_true", help="only write the table anew")
     options = parser.parse_args()
@@ -166,7 +193,8 @@ def main() -> None:
         line = measure(options)
         print(json.dumps(line))
         append_line(path, line)
-        (RESULTS / "colour.png").write_bytes(picture(options.work))
+        image = picture(options.work, options.preset)
+        (RESULTS / PICTURES[options.preset]).write_bytes(image)
     document(read_lines(path), PAGE)
 
 

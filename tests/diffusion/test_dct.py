@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -27,9 +28,13 @@ def test_coefficients_are_scipys_in_the_stated_order(shape: tuple[int, int, int]
     x = np.random.default_rng(0).normal(size=(3, c, h, w))
     frame = DctFrame(shape, dimension=1, dtype=torch.float64)
     ours = frame.to_coefficients(torch.from_numpy(x)).numpy()
-    reference = dctn(x, axes=(2, 3), norm="ortho")
+    reference = dctn(x, axes=(1, 2, 3), norm="ortho")
     cells = [(u, v, k) for u in range(h) for v in range(w) for k in range(c)]
-    cells.sort(key=lambda cell: ((cell[0] * w) ** 2 + (cell[1] * h) ** 2, cell))
+
+    def square(u: int, v: int, k: int) -> int:
+        return ((u * w) ** 2 + (v * h) ** 2) * (4 if k else 1)
+
+    cells.sort(key=lambda cell: (square(*cell), cell))
     expected = np.stack([reference[:, k, u, v] for u, v, k in cells], axis=1)
     np.testing.assert_allclose(ours, expected, atol=1e-12)
 
@@ -41,18 +46,31 @@ def test_images_come_back(shape: tuple[int, int, int]) -> None:
     torch.testing.assert_close(frame.to_images(frame.to_coefficients(x)), x, atol=1e-5, rtol=0)
 
 
-def test_the_first_coefficients_are_the_channels_means() -> None:
+def test_axes_of_colour_are_brightness_and_differences_of_channels() -> None:
     frame = DctFrame((3, 4, 4), dimension=3)
-    x = torch.full((1, 3, 4, 4), 0.0) + torch.tensor([1.0, 2.0, 3.0]).reshape(1, 3, 1, 1)
+    red, green, blue = 1.0, 2.0, 4.0
+    x = torch.tensor([red, green, blue]).reshape(1, 3, 1, 1).expand(1, 3, 4, 4)
     z = frame.to_coefficients(x)
-    torch.testing.assert_close(z[0, :3], 4.0 * torch.tensor([1.0, 2.0, 3.0]))
+    mixed = [
+        (red + green + blue) / 3**0.5,
+        (red - blue) / 2**0.5,
+        (red - 2 * green + blue) / 6**0.5,
+    ]
+    torch.testing.assert_close(z[0, :3], 4.0 * torch.tensor(mixed))
     torch.testing.assert_close(z[0, 3:], torch.zeros(45), atol=1e-6, rtol=0)
+    grey = frame.to_coefficients(torch.rand(1, 1, 4, 4).expand(1, 3, 4, 4))[0]
+    torch.testing.assert_close(grey[torch.from_numpy(frame.axes) > 0].norm(), torch.tensor(0.0))
 
 
-def test_frequencies_do_not_decrease() -> None:
-    squares = [(u / 6) ** 2 + (v / 9) ** 2 for _, u, v in frequency_order((2, 6, 9))]
+def test_frequencies_do_not_decrease_and_colours_count_twice() -> None:
+    cells = frequency_order((2, 6, 9))
+    squares = [((u / 6) ** 2 + (v / 9) ** 2) * (4 if c else 1) for c, u, v in cells]
     assert squares[:2] == [0, 0]
     assert all(b >= a - 1e-12 for a, b in itertools.pairwise(squares))
+    frame = DctFrame((2, 6, 9), dimension=1)
+    assert frame.axes.tolist() == [c for c, _, _ in cells]
+    expected = [math.hypot(u / 6, v / 9) for _, u, v in cells]
+    np.testing.assert_allclose(frame.frequencies, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dimension", [0, 17])

@@ -36,7 +36,7 @@ SETTINGS = [
 def transform(image_shape: tuple[int, int, int], order: Tensor) -> np.ndarray:
     """The matrix from flattened images to the frame's coefficients, from scipy's DCT of a basis."""
     size = int(np.prod(image_shape))
-    planes = dctn(np.eye(size).reshape(size, *image_shape), axes=(2, 3), norm="ortho")
+    planes = dctn(np.eye(size).reshape(size, *image_shape), axes=(1, 2, 3), norm="ortho")
     return planes.reshape(size, size).T[order.numpy()]
 
 
@@ -389,3 +389,14 @@ def test_a_stand_in_has_the_size_of_a_fitted_mixture(shape: tuple[int, int, int]
     x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))
     mean = mixture.posterior_mean(x, torch.full((6,), 2.0), torch.arange(6) % 5)
     torch.testing.assert_close(mean, x / 5.0)
+
+
+def test_a_prior_of_before_axes_of_colour_is_refused_and_says_what_to_do() -> None:
+    mixture = Mixture.stand_in((3, 4, 4), 2)
+    tensors = mixture.to_tensors()
+    assert Mixture.from_tensors(tensors, (3, 4, 4)).dimension == mixture.dimension
+    assert mixture.broadened(0.1).image_shape == (3, 4, 4)
+    before = {name: value for name, value in tensors.items() if name != "colour_axes"}
+    with pytest.raises(DpdmError, match="red, green and blue apart: train again"):
+        Mixture.from_tensors(before, (3, 4, 4))
+    assert "colour_axes" not in Mixture.stand_in((1, 4, 4), 2).to_tensors()

@@ -23,7 +23,13 @@ from torch import Tensor, nn
 
 from dpdm.diffusion.dct import DctFrame
 from dpdm.diffusion.gaussians import draw_vectors, label_groups
-from dpdm.diffusion.mixture_fields import FIELDS, checked, normalised
+from dpdm.diffusion.mixture_fields import (
+    COLOUR_AXES,
+    FIELDS,
+    checked,
+    normalised,
+    refuse_channels_apart,
+)
 from dpdm.diffusion.posed import PosedSampler
 
 LARGEST = (32, 512, 64)
@@ -150,6 +156,8 @@ class Mixture(nn.Module):
         ``sampler.`` stands before the names of the sampler's.
         """
         own = {name: getattr(self, name).detach().cpu().clone().contiguous() for name in FIELDS}
+        if self.image_shape[0] > 1:
+            own[COLOUR_AXES] = self.frame.channel_matrix.detach().cpu().clone()
         if self.sampler is None:
             return own
         return own | {_SAMPLER + name: value for name, value in self.sampler.to_tensors().items()}
@@ -158,7 +166,9 @@ class Mixture(nn.Module):
     def from_tensors(
         cls, tensors: Mapping[str, Tensor], image_shape: tuple[int, int, int]
     ) -> Mixture:
-        """The mixture that ``to_tensors`` wrote, bit for bit. DpdmError if they are damaged."""
+        """The mixture that ``to_tensors`` wrote, bit for bit. DpdmError if they are damaged, or of
+        a version that modelled channels apart."""
+        refuse_channels_apart(image_shape, tensors)
         posed = {name: value for name, value in tensors.items() if name.startswith(_SAMPLER)}
         sampler = None
         if posed:
@@ -179,7 +189,8 @@ class Mixture(nn.Module):
         tensors = {name: getattr(self, name).detach().cpu().clone() for name in FIELDS}
         for name in ("variances", "floor", "rest"):
             tensors[name] = tensors[name] + std**2
-        return Mixture.from_tensors(tensors, self.image_shape).to(self.means.device)
+        fields = checked(self.image_shape, tensors)
+        return Mixture(self.image_shape, fields).to(self.means.device)
 
     def posterior_mean(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         """E[x0 | x, sigma, y], exact: (N, C, H, W) from x, sigma (N,) > 0 and labels (N,).

@@ -16,6 +16,9 @@ FIELDS = (*_GAUSSIANS, "rest")
 POSED_FIELDS = (*FIELDS, "poses", "pose_scale", "augment", "detail", "roots")
 _TOLERANCE = 1e-3
 
+COLOUR_AXES = "colour_axes"
+"""Name of the matrix (C, C) from channels to axes of colour, stored beside the fields."""
+
 
 def _shape_problem(size: int, fields: Mapping[str, Tensor]) -> str | None:
     posed = "poses" in fields
@@ -87,6 +90,15 @@ def _value_problem(fields: Mapping[str, Tensor]) -> str | None:
 def _refuse(problem: str | None) -> None:
     if problem is not None:
         raise DpdmError(f"the prior {problem}; fit it again, or take an undamaged copy of its file")
+
+
+def refuse_channels_apart(image_shape: tuple[int, int, int], tensors: Mapping[str, Tensor]) -> None:
+    """Raises DpdmError for a prior of colour images whose coefficients are those of channels."""
+    if image_shape[0] > 1 and COLOUR_AXES not in tensors:
+        raise DpdmError(
+            "the prior is of a version of dpdm that modelled red, green and blue apart: train "
+            "again, or use that version, which model.yaml names"
+        )
 
 
 def normalised(

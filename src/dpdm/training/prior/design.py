@@ -58,8 +58,6 @@ class PriorDesign:
             them, and in all of them where it is 0, classes share the pooled one.
         cluster_directions: number S of a class's leading directions in which each of its clusters
             has a covariance of its own; beyond them clusters share the class's.
-        towards_spectrum: whether the pooled covariance, mostly noise, is shrunk towards one
-            variance per band of frequencies.
     """
 
     dimension: int
@@ -69,7 +67,6 @@ class PriorDesign:
     pose: int = 0
     directions: int = 0
     cluster_directions: int = 0
-    towards_spectrum: bool = False
 
     def noise_of(self, statistic: str) -> float:
         """Noise multiplier of one release of a statistic."""
@@ -108,11 +105,10 @@ def design_prior(
     eighth of its clip norm squared. Where that leaves fewer than 16, the budget goes to the means
     and the pooled one (docs/trials.md, digits at epsilon 1), nearly half each. Where n / sigma is
     below 40, that one, D values squared, is mostly noise: its share falls in proportion, to the
-    means and the moments, and it is shrunk towards its spectrum (docs/trials.md, few images). Where
-    K is more, each cluster has a covariance of its own in as many of its class's leading directions
-    as the same bound allows for a cluster, at most 60 and a fifth of its images; fewer than 16 are
-    none. Where n / sigma is below 150, poses but for brightness are not modelled: noise would move
-    images (docs/trials.md).
+    means and the moments (docs/trials.md, few images). Where K is more, each cluster has a
+    covariance of its own in as many of its class's leading directions as the same bound allows for
+    a cluster, at most 60 and a fifth of its images; fewer than 16 are none. Where n / sigma is
+    below 150, poses but for brightness are not modelled: noise would move images (docs/trials.md).
 
     Args:
         public_size: declared number of units.
@@ -163,7 +159,6 @@ def design_prior(
         pose,
         directions,
         own,
-        towards_spectrum=not directions and resolution < _SCATTER_RESOLUTION,
     )
 
 

@@ -34,6 +34,9 @@ _MOST_DETAIL = {"kept": math.sqrt(3.0), "reduced": 1.0}
 surfaces are smooth, some rough (docs/trials.md). The mean square of a number between 0 and sqrt(3)
 is 1, so that the covariance is the one that was released."""
 
+_STEEPEST, _HALVINGS = 4.0, 40
+"""Power with which variances beyond the modelled frequencies fall at most; photographs have 2."""
+
 
 def fit_prior(
     units: PrivateUnits,
@@ -65,17 +68,17 @@ def fit_prior(
     poses, spread = _poses(units, pixels, number, design, session)
     features = PosedFeatures(frame, poses, spread)
     releases = Releases(units.prepare(features), pixels, number, design, session)
-    statistics = collect(releases, design, np.random.default_rng(seed))
-    fields = _fields(statistics)
+    axes = frame.axes[: design.dimension]
+    statistics = collect(releases, design, axes, np.random.default_rng(seed))
+    fields, rest = _fields(statistics), _rest(statistics, frame)
     plain = not (design.pose or augment > 0.0 or design.cluster_directions)
     if plain and statistics.texture is None:
-        rest = torch.full((pixels - design.dimension,), statistics.rest_variance)
-        return Mixture.build(image_shape, **fields, rest=rest)  # type: ignore[arg-type]
+        return Mixture.build(image_shape, **fields, rest=rest[0])  # type: ignore[arg-type]
     sampler = PosedSampler(
         image_shape,
         {
             **fields,
-            "rest": _rest(statistics, frame),
+            "rest": rest,
             "poses": _tensor(poses),
             "pose_scale": _tensor(spread / statistics.pose_weight),
             "augment": torch.tensor(float(augment)),
@@ -112,13 +115,45 @@ def _poses(
 
 
 def _rest(statistics: Statistics, frame: DctFrame) -> torch.Tensor:
-    """Variances (Y, P - D) of the coefficients that are not modelled."""
-    beyond = frame.size - frame.dimension
-    rest = np.full((len(statistics.counts), beyond), statistics.rest_variance)
+    """Variances (Y, P - D) of the coefficients that are not modelled: they have the released
+    energy, and where textures are released those of each class and band."""
+    shape = _falling(statistics, frame)
+    rest = np.tile(shape, (len(statistics.counts), 1))
     if statistics.texture is not None:
         for number, band in enumerate(texture_bands(frame)):
-            rest[:, band] = statistics.texture[:, number, None] / len(band)
+            energies = statistics.texture[:, number, None]
+            rest[:, band] = energies * (shape[band] / max(float(shape[band].sum()), 1e-12))
     return _tensor(rest)
+
+
+def _falling(statistics: Statistics, frame: DctFrame) -> Array:
+    """Variances (P - D,) that go on from those of the highest modelled frequencies, by axis of
+    colour, and fall with a power of frequency: the one at which they have the released energy.
+
+    A power below 0, where energy is left over, is not believed: all are raised in proportion.
+    """
+    dimension = frame.dimension
+    axes, frequencies = frame.axes[dimension:], frame.frequencies[dimension:]
+    if not len(axes):
+        return np.zeros(0)
+    edge = np.full(frame.image_shape[0], float(statistics.edge.min()))
+    edge[: len(statistics.edge)] = statistics.edge
+    last = np.full(len(edge), float(frequencies[frequencies > 0.0].min()))
+    np.maximum.at(last, frame.axes[:dimension], frame.frequencies[:dimension])
+    ratios = np.maximum(frequencies / last[axes], 1.0)
+
+    def variances(power: float) -> Array:
+        found: Array = edge[axes] * ratios**-power
+        return found
+
+    low, high = 0.0, _STEEPEST
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        more = float(variances(middle).sum()) > statistics.rest_square
+        low, high = (middle, high) if more else (low, middle)
+    found = variances(low)
+    scaled: Array = found * (statistics.rest_square / float(found.sum()))
+    return scaled
 
 
 def _fields(statistics: Statistics) -> dict[str, torch.Tensor]:

@@ -20,6 +20,8 @@ _DRAWS, _DRAWS_PER_CLASS = 60_000, 4_000
 _COMPONENTS, _DIMENSION, _RANK = LARGEST
 _DRAWS_PER_COMPONENT = 60
 _SEARCH_DIMENSION, _LLOYD_STEPS = 16, 8
+_SMALLEST_VARIANCE = 1e-6
+"""Draws of a class that noise has moved beyond black and white are all alike."""
 
 
 def fit_plain(sampler: PosedSampler, seed: int) -> Mixture:
@@ -63,12 +65,13 @@ def _fit_class(z: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     within = offsets - means[nearest]
     values, vectors = torch.linalg.eigh(within.T @ within / len(z))
     rank = min(_RANK, z.shape[1])
-    floor = values[: z.shape[1] - rank].clamp(min=0.0)
+    values = values.clamp(min=_SMALLEST_VARIANCE)
+    floor = values[: z.shape[1] - rank]
     return {
         "weights": sizes / len(z),
         "means": centre + means,
         "basis": vectors[:, -rank:].flip(1),
-        "variances": values[-rank:].flip(0).clamp(min=0.0),
+        "variances": values[-rank:].flip(0),
         "floor": floor.mean() if len(floor) else floor.sum(),
     }
 

@@ -23,6 +23,16 @@ def frequency_bands(dimension: int, bands: int = 6) -> Integers:
     return np.unique(number, return_inverse=True)[1].astype(np.int64)
 
 
+def bands_by_axis(axes: Integers, bands: int = 6) -> Integers:
+    """Band number (D,) of coefficients in frequency order, in bands of their axis of colour."""
+    found, first = np.empty_like(axes), 0
+    for axis in np.unique(axes):
+        members = axes == axis
+        found[members] = first + frequency_bands(int(members.sum()), bands)
+        first = int(found[members].max()) + 1
+    return found
+
+
 def signal_share(power: float, noise: float) -> float:
     """Wiener weight max(0, 1 - noise / power) of a mean square of known noise variance."""
     return max(0.0, 1.0 - noise / power) if power > 0 else 0.0
@@ -80,46 +90,6 @@ def _off_diagonal_power(matrix: Array) -> float:
     return float((entries**2).mean()) if entries.size else 0.0
 
 
-def clean_eigenvalues(noised: Array, deviation: float, floor: float) -> Array:
-    """A covariance (D, D) with the eigenvectors of a noised one and eigenvalues freed of noise.
-
-    The rotationally invariant estimator for added Gaussian noise (Bun, Allez, Bouchaud and Potters
-    2016, eq. IV.11): xi_i = lambda_i - 2 s^2 sum_j 1 / (lambda_i - lambda_j), s the deviation of an
-    off-diagonal entry, the sum smoothed over a few spacings of the noise's eigenvalues.
-    """
-    values, vectors = np.linalg.eigh((noised + noised.T) / 2)
-    if deviation > 0.0:
-        gaps = values[:, None] - values
-        pull = (gaps / (gaps**2 + (2.0 * deviation) ** 2)).sum(axis=1)
-        values = values - 2.0 * deviation**2 * pull
-    cleaned: Array = (vectors * np.maximum(values, floor)) @ vectors.T
-    return cleaned
-
-
-def towards_spectrum(noised: Array, deviation: float, floor: float, bands: Integers) -> Array:
-    """A covariance (D, D) between ``clean_eigenvalues`` and one variance per frequency band.
-
-    Coefficients of a DCT are nearly uncorrelated, and a band's mean variance has little noise. The
-    cleaned covariance counts as much as the off-diagonal entries are signal: ``deviation`` is the
-    noise of one of them.
-    """
-    diagonal = np.diag(noised)
-    spectrum = np.empty_like(diagonal)
-    for band in range(bands.max() + 1):
-        inside = bands == band
-        spectrum[inside] = max(float(diagonal[inside].mean()), floor)
-    weight = signal_share(_off_diagonal_power(noised), deviation**2)
-    mean: Array = weight * clean_eigenvalues(noised, deviation, floor)
-    mean[np.diag_indices_from(mean)] += (1.0 - weight) * spectrum
-    return mean
-
-
-def leading_directions(covariance: Array, count: int) -> tuple[Array, Array]:
-    """The largest eigenvalues (R,) and their eigenvectors (D, R), from the largest down."""
-    values, vectors = np.linalg.eigh(covariance)
-    return values[::-1][:count], vectors[:, ::-1][:, :count]
-
-
 def clean_deviation(noised: Array, deviation: float, vectors: Array) -> Array:
     """A class's covariance minus the pooled one (D, D), shrunk towards no difference.
 
@@ -137,10 +107,3 @@ def clean_deviation(noised: Array, deviation: float, vectors: Array) -> Array:
     np.fill_diagonal(result, diagonal)
     turned_back: Array = vectors @ result @ vectors.T
     return turned_back
-
-
-def positive_definite(matrix: Array, floor: float) -> Array:
-    """The nearest symmetric matrix (D, D) with eigenvalues of at least ``floor``."""
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    repaired: Array = (vectors * np.maximum(values, floor)) @ vectors.T
-    return repaired

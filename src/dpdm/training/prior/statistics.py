@@ -11,18 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dpdm.training.prior.covariance import (
+    clean_covariance,
+    leading_directions,
+    positive_definite,
+    spectrum,
+)
 from dpdm.training.prior.design import CLUSTER_STEPS, PriorDesign
 from dpdm.training.prior.releases import Releases
 from dpdm.training.prior.shrinkage import (
     Array,
+    Integers,
+    bands_by_axis,
     clean_deviation,
-    clean_eigenvalues,
-    frequency_bands,
-    leading_directions,
-    positive_definite,
     shrink_counts,
     shrink_means,
-    towards_spectrum,
 )
 
 _CLIP = 1.15
@@ -52,21 +55,27 @@ class Statistics:
     variances: Array  # (Y, E) of each class in its own directions, from the largest down
     directions: Array  # (Y, E, E), these, in columns
     roots: Array  # (Y, K, S, S): A A^T is a cluster's covariance in its class's leading directions
-    rest_variance: float
+    rest_square: float  # mean energy of an image beyond the D coefficients
+    edge: Array  # (C,) variance of the highest modelled frequencies, by axis of colour
     texture: Array | None  # (Y, G) mean energies
     pose_weight: float
 
 
-def collect(releases: Releases, design: PriorDesign, generator: np.random.Generator) -> Statistics:
-    """Releases moments, texture, means, scatters and clusters, each cleaned before the next."""
+def collect(
+    releases: Releases, design: PriorDesign, axes: Integers, generator: np.random.Generator
+) -> Statistics:
+    """Releases moments, texture, means, scatters and clusters, each cleaned before the next.
+
+    ``axes`` (D,) are the axes of colour, from 0 up, of the modelled coefficients.
+    """
     pixels, dimension = releases.pixels, design.dimension
-    bands = frequency_bands(dimension)
+    bands, colours = bands_by_axis(axes), int(axes.max()) + 1
     raw_counts, inside, rest, total, deviation = releases.moments()
     counts = shrink_counts(raw_counts, deviation)
     size = float(counts.sum())
     centre = total / size
     mean_square = float(np.clip(inside / size, 0.01 * pixels, pixels))
-    rest_square = float(np.clip(rest / size, 0.0, pixels))
+    rest_square = float(np.clip(rest / size, 1e-6 * pixels, pixels))
     texture = None
     if "texture" in design.shares:
         texture = _texture(releases, max(rest_square, 1e-3 * pixels), counts)
@@ -77,6 +86,7 @@ def collect(releases: Releases, design: PriorDesign, generator: np.random.Genera
     pose_weight = math.sqrt(pose_square / max(design.pose, 1))
     releases.weigh_poses(pose_weight)
     bands = np.concatenate([bands, np.full(design.pose, bands.max() + 1)])
+    axes = np.concatenate([axes, np.full(design.pose, colours)])
     centre = np.concatenate([centre, np.zeros(design.pose)])
     spread += pose_square
 
@@ -88,10 +98,8 @@ def collect(releases: Releases, design: PriorDesign, generator: np.random.Genera
     within = max(mean_square + pose_square - between, 0.05 * mean_square)
     scatter, deviation = releases.scatter(means, _CLIP * math.sqrt(within))
     deviation /= size
-    if design.towards_spectrum:
-        pooled = towards_spectrum(scatter / size, deviation, _SMALLEST_VARIANCE, bands)
-    else:
-        pooled = clean_eigenvalues(scatter / size, deviation, _SMALLEST_VARIANCE)
+    pooled = clean_covariance(scatter / size, deviation, _SMALLEST_VARIANCE, axes)
+    edge = _edge(scatter / size, deviation, axes, colours)
 
     offsets = np.zeros((len(counts), 1, 1))
     weights = np.ones((len(counts), 1))
@@ -112,14 +120,15 @@ def collect(releases: Releases, design: PriorDesign, generator: np.random.Genera
             pooled = _within_clusters(
                 (scatter / size - between, deviation),
                 (apart, noise * math.sqrt(len(counts)) / size),
+                axes=axes,
             )
         base = frame.T @ pooled @ frame
-        _, axes = leading_directions(base, len(base))
+        _, vectors = leading_directions(base, len(base))
         covariances = np.stack(
             [
                 positive_definite(
                     pooled
-                    + frame @ clean_deviation(own / count - base, noise / count, axes) @ frame.T,
+                    + frame @ clean_deviation(own / count - base, noise / count, vectors) @ frame.T,
                     _SMALLEST_VARIANCE,
                 )
                 for own, count in zip(noised, counts, strict=True)
@@ -133,10 +142,30 @@ def collect(releases: Releases, design: PriorDesign, generator: np.random.Genera
         own = variances[:, leading], frames[:, :, leading]
         roots = _roots(releases, means, directions, offsets, sizes, *own)
     centres = means[:, None] + offsets @ directions.T
-    rest_variance = rest_square / max(pixels - dimension, 1)
     return Statistics(
-        counts, centres, weights, variances, frames, roots, rest_variance, texture, pose_weight
+        counts,
+        centres,
+        weights,
+        variances,
+        frames,
+        roots,
+        rest_square if pixels > dimension else 0.0,
+        edge,
+        texture,
+        pose_weight,
     )
+
+
+def _edge(scatter: Array, deviation: float, axes: Integers, colours: int) -> Array:
+    """Variance of the highest frequencies of the first axes (``colours``,); where that is below its
+    own noise, the noise."""
+    base = spectrum(scatter, _SMALLEST_VARIANCE, axes)
+    found = []
+    for axis in range(colours):
+        values = base[axes == axis]
+        noise = deviation * math.sqrt(2.0 / max(int((values == values[-1]).sum()), 1))
+        found.append(max(float(values[-1]), noise))
+    return np.array(found)
 
 
 def _texture(releases: Releases, mean_energy: float, counts: Array) -> Array:
@@ -205,11 +234,11 @@ def _roots(
     return roots
 
 
-def _within_clusters(*estimates: tuple[Array, float]) -> Array:
+def _within_clusters(*estimates: tuple[Array, float], axes: Integers) -> Array:
     """Covariance within clusters, pooled: noised estimates (E, E) weighted by their precision.
 
     Each comes with the noise of an off-diagonal entry.
     """
     precisions = np.array([1.0 / max(noise, 1e-12) ** 2 for _, noise in estimates])
     mean = np.average([matrix for matrix, _ in estimates], axis=0, weights=precisions)
-    return clean_eigenvalues(mean, float(precisions.sum() ** -0.5), _SMALLEST_VARIANCE)
+    return clean_covariance(mean, float(precisions.sum() ** -0.5), _SMALLEST_VARIANCE, axes)
