@@ -17,7 +17,8 @@ from scipy.optimize import isotonic_regression
 from dpdm.training.prior.shrinkage import Array, Integers, frequency_bands
 
 _TRUST = (1.0, 0.25, 0.0)
-"""Powers of the Wiener weights that are compared: from all that the spectrum says to nothing."""
+"""Powers of the Wiener weights that are compared, from the largest down: from all that the spectrum
+says to nothing."""
 
 _SPECTRUM_BANDS = 8
 _MOMENT_STEPS, _LEAST_KAPPA = 20, 1e-6
@@ -30,9 +31,9 @@ def clean_covariance(noised: Array, deviation: float, floor: float, axes: Intege
     """A covariance (D, D), positive definite, freed of noise.
 
     An entry's deviation from the spectrum is multiplied by a power of its Wiener weight, then the
-    eigenvalues are cleaned. The power is the one whose squared error is least by Stein's unbiased
-    estimate (Stein 1981, Theorem 1), whose divergence is measured along random directions
-    (Ramani, Blu and Unser 2008, eq. 14).
+    eigenvalues are cleaned. The power is the largest whose squared error is, by Stein's unbiased
+    estimate (Stein 1981, Theorem 1), within that estimate's own deviation of the least; its
+    divergence is measured along random directions (Ramani, Blu and Unser 2008, eq. 14).
 
     Args:
         noised: symmetric, (D, D).
@@ -58,7 +59,13 @@ def clean_covariance(noised: Array, deviation: float, floor: float, axes: Intege
 
     found = [_estimate(noised, deviation, floor, axes, power) for power in _TRUST]
     errors = [error(*pair) for pair in zip(_TRUST, found, strict=True)]
-    return found[int(np.argmin(errors))]
+    # The squares of D^2 / 2 entries, each counted twice: what noise alone moves their sum by.
+    unsure = 2.0 * len(noised) * deviation**2
+    return next(
+        estimate
+        for estimate, value in zip(found, errors, strict=True)
+        if value <= min(errors) + unsure
+    )
 
 
 def _estimate(noised: Array, deviation: float, floor: float, axes: Integers, power: float) -> Array:
