@@ -121,37 +121,31 @@ def measure(options: argparse.Namespace) -> Line:
 def section(lines: Sequence[Line]) -> str:
     """The generated part of the page: the newest line of each preset."""
     newest = {line.get("preset", "own"): line for line in lines}
-    order = [name for name in PICTURES if name in newest]
-    parts = []
-    for name in order:
-        line = newest[name]
-        spent = [
-            part
-            for command in COMMANDS
-            for part in (
-                f"{line[f'{command}_seconds']:,.0f}",
-                f"{line[f'{command}_peak_bytes'] / 2**30:.2f}",
-            )
-        ]
-        worth = [f"{100 * line['accuracy'][kind]:.1f}" for kind in ("lr", "mlp", "cnn")]
-        parts.append([f"`{name}`", *spent, *worth, f"{line['fd_pixels']:.1f}"])
+    rows, made, images = [], [], []
+    for name, image in PICTURES.items():
+        if name not in newest:
+            continue
+        line, row = newest[name], [f"`{name}`"]
+        for command in COMMANDS:
+            row.append(f"{line[f'{command}_seconds']:,.0f}")
+            row.append(f"{line[f'{command}_peak_bytes'] / 2**30:.2f}")
+        row += [f"{100 * line['accuracy'][kind]:.1f}" for kind in ("lr", "mlp", "cnn")]
+        rows.append([*row, f"{line['fd_pixels']:.1f}"])
+        where = line["machine"]
+        made.append(
+            f"`{name}`: {line['steps']} steps of DP-SGD, {where['processor']}, torch "
+            f"{where['torch']}, commit {where['commit']}."
+        )
+        images.append(
+            f"![Ten real images of each class, and ten samples of {name}](results/{image})"
+        )
     heads = [head for command in COMMANDS for head in (f"{command}, s", "GiB")]
-    made = [
-        f"`{name}`: {newest[name]['steps']} steps of DP-SGD, "
-        f"{newest[name]['machine']['processor']}, torch {newest[name]['machine']['torch']}, commit "
-        f"{newest[name]['machine']['commit']}."
-        for name in order
-    ]
-    images = [
-        f"![Ten real images of each class, and ten samples of {name}](results/{PICTURES[name]})"
-        for name in order
-    ]
-    first = newest[order[0]]
+    last = lines[-1]
     return "\n\n".join(
         [
-            table(("preset", *heads, "LR", "MLP", "CNN", "pixel distance"), parts),
-            f"Epsilon {first['epsilon']:.3g}, delta {first['delta']:g}; accuracy in percent on the "
-            f"real test images of classifiers trained on {first['samples']:,} samples.",
+            table(("preset", *heads, "LR", "MLP", "CNN", "pixel distance"), rows),
+            f"Epsilon {last['epsilon']:.3g}, delta {last['delta']:g}; accuracy in percent on the "
+            f"real test images of classifiers trained on {last['samples']:,} samples.",
             *made,
             *images,
         ]

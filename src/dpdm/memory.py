@@ -23,28 +23,34 @@ def peak_memory(device: torch.device) -> int:
     processes that ``count_processes`` was told of."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated())
-    return max(_bytes("self", "VmHWM") or _largest_resident(), _largest_together)
+    return max(_bytes(_status("self"), "VmHWM") or _largest_resident(), _largest_together)
 
 
 def resident_memory() -> int:
     """Bytes that this process holds now; 0 where the system does not say."""
-    return _bytes("self", "VmRSS")
+    return _bytes(_status("self"), "VmRSS") or 0
 
 
 def count_processes(pids: Iterable[int]) -> None:
     """Counts in ``peak_memory`` what running processes that work for this one have taken at most,
     beside what this one holds now; what they share with each other counts for each."""
     global _largest_together
-    beside = sum(_bytes(str(pid), "VmHWM") for pid in pids)
+    beside = sum(_bytes(_status(pid), "VmHWM") or 0 for pid in pids)
     _largest_together = max(_largest_together, resident_memory() + beside)
 
 
-def _bytes(process: str, field: str) -> int:
-    """Of a process's status; unlike ``getrusage`` it leaves out what the one that began it took."""
-    for line in _text(Path("/proc") / process / "status").splitlines():
+def _status(process: int | str) -> Path:
+    """Where Linux says what a process takes, without what the one that began it took, which
+    ``getrusage`` counts."""
+    return Path("/proc") / str(process) / "status"
+
+
+def _bytes(path: Path, field: str) -> int | None:
+    """A field of a file of kilobytes by name; None where there is no such file or field."""
+    for line in _text(path).splitlines():
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])
-    return 0
+    return None
 
 
 def _largest_resident() -> int:
@@ -55,9 +61,8 @@ def _largest_resident() -> int:
 def available_memory() -> float:
     """Bytes that processes can still take, by what Linux says of the machine and of the group of
     processes; without bound where it says nothing."""
-    found = [math.inf]
-    lines = _text(Path("/proc/meminfo")).splitlines()
-    found += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    free = _bytes(Path("/proc/meminfo"), "MemAvailable")
+    found = [math.inf if free is None else float(free)]
     group = Path("/sys/fs/cgroup")
     most, taken = (_text(group / name).strip() for name in ("memory.max", "memory.current"))
     if most.isdecimal() and taken.isdecimal():

@@ -48,33 +48,29 @@ def clean_covariance(noised: Array, deviation: float, floor: float, axes: Intege
     generator, step = np.random.default_rng(0), _PROBE * deviation
     probes = generator.standard_normal((math.ceil(_PROBED / len(noised)), *noised.shape))
     probes = (probes + probes.swapaxes(1, 2)) / np.sqrt(2.0)
-
-    def error(power: float, estimate: Array) -> float:
-        products = []
-        for probe in probes:
-            moved = _estimate(noised + step * probe, deviation, floor, axes, power)
-            products.append(float(((moved - estimate) * probe).sum()) / step)
-        divergence = sum(products) / len(products)
-        return float(((estimate - noised) ** 2).sum()) + 2.0 * deviation**2 * divergence
-
-    found = [_estimate(noised, deviation, floor, axes, power) for power in _TRUST]
-    errors = [error(*pair) for pair in zip(_TRUST, found, strict=True)]
+    found = _estimates(noised, deviation, floor, axes)
+    products = np.zeros(len(_TRUST))
+    for probe in probes:
+        moved = _estimates(noised + step * probe, deviation, floor, axes)
+        products += ((moved - found) * probe).sum(axis=(1, 2)) / step
+    squares = ((found - noised) ** 2).sum(axis=(1, 2))
+    errors = squares + 2.0 * deviation**2 * products / len(probes)
     # The squares of D^2 / 2 entries, each counted twice: what noise alone moves their sum by.
     unsure = 2.0 * len(noised) * deviation**2
-    return next(
-        estimate
-        for estimate, value in zip(found, errors, strict=True)
-        if value <= min(errors) + unsure
-    )
+    chosen: Array = found[int(np.argmax(errors <= errors.min() + unsure))]
+    return chosen
 
 
-def _estimate(noised: Array, deviation: float, floor: float, axes: Integers, power: float) -> Array:
-    if not power:
-        return clean_eigenvalues(noised, np.full_like(noised, deviation), floor)
+def _estimates(noised: Array, deviation: float, floor: float, axes: Integers) -> Array:
+    """The covariance (T, D, D) by each power of the Wiener weights."""
     base = spectrum(noised, floor, axes)
-    weights = _wiener_weights(noised - np.diag(base), deviation, base, axes) ** power
-    return clean_eigenvalues(
-        np.diag(base) + weights * (noised - np.diag(base)), weights * deviation, floor
+    difference = noised - np.diag(base)
+    shares = _wiener_weights(difference, deviation, base, axes)
+    return np.stack(
+        [
+            clean_eigenvalues(np.diag(base) + weights * difference, weights * deviation, floor)
+            for weights in (shares**power for power in _TRUST)
+        ]
     )
 
 

@@ -149,7 +149,7 @@ def collect(
         variances,
         frames,
         roots,
-        rest_square if pixels > dimension else 0.0,
+        rest_square,
         edge,
         texture,
         pose_weight,
