@@ -11,14 +11,15 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from dpdm.errors import RequestError
+from dpdm.privacy.privacy_loss import sampled_gaussian
 
 if TYPE_CHECKING:  # the library takes a second to import, and most processes never account
     import dp_accounting
-    from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 Accountant = Literal["pld", "rdp"]
 ACCOUNTANTS: tuple[Accountant, ...] = get_args(Accountant)
@@ -177,22 +178,29 @@ def _epsilon(
     if accountant == "rdp":
         return _rdp_epsilon(compose(counted), delta)
     bins = bins_for(counted, discretization, 1 / 2)
-    value = privacy_losses(counted, bins).get_epsilon(delta) if bins < math.inf else math.inf
+    if math.isinf(bins):
+        return math.inf
+    value = privacy_losses(counted, bins).get_epsilon_for_delta(delta)
     while 0 < value < _FINER_BELOW and bins > max(value / 100, _FINEST):
         # Every width gives an upper bound, so the least of them is one.
         bins /= 8
-        value = min(value, privacy_losses(counted, bins).get_epsilon(delta))
+        value = min(value, privacy_losses(counted, bins).get_epsilon_for_delta(delta))
     return float(value)
 
 
 @lru_cache(maxsize=4)
-def privacy_losses(counted: tuple[CountedEvent, ...], bins: float) -> PLDAccountant:
-    """The composed privacy loss of canonical pairs, rounded up to bins of the given width."""
-    from dp_accounting import NeighboringRelation
-    from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+def privacy_losses(counted: tuple[CountedEvent, ...], bins: float) -> PrivacyLossDistribution:
+    """The composed privacy loss of canonical pairs, one or more, rounded up to bins of a width."""
+    _silence_remarks()
+    parts = [_repeated(event, count, bins) for event, count in counted]
+    return reduce(lambda total, part: total.compose(part), parts)
 
-    relation = NeighboringRelation.ADD_OR_REMOVE_ONE
-    return PLDAccountant(relation, value_discretization_interval=bins).compose(compose(counted))
+
+def _repeated(event: Event, count: int, bins: float) -> PrivacyLossDistribution:
+    noise = min(event.noise_multiplier, MAXIMUM_NOISE)
+    if event.sample_rate == 1:
+        return sampled_gaussian(noise / math.sqrt(count), 1.0, bins)
+    return sampled_gaussian(noise, event.sample_rate, bins).self_compose(count)
 
 
 def bins_for(counted: tuple[CountedEvent, ...], widest: float, share: float) -> float:

@@ -67,7 +67,7 @@ def deltas(
     if math.isinf(bins):
         return [1.0] * len(epsilons)
     losses = privacy_losses(listed, bins)
-    return [min(float(losses.get_delta(value)), 1.0) for value in epsilons]
+    return [min(float(losses.get_delta_for_epsilon(value)), 1.0) for value in epsilons]
 
 
 def privacy_curve(counted: Iterable[CountedEvent]) -> list[Guarantee]:

@@ -48,7 +48,7 @@ from dpdm.training.prior import fit_prior
 from dpdm.training.view_gradients import images_per_unit
 
 _EPSILON_REPORTS = 12
-"""How often a training asks the accountant what was spent so far: an answer takes 0.2 s."""
+"""How often a training asks the accountant what was spent so far: an answer takes 0.1 s."""
 
 
 def build_for(
