@@ -22,7 +22,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import ROOT, append_line, machine, read_lines, table, timed, write_between
+from common import (
+    ROOT,
+    append_line,
+    lines_so_far,
+    machine,
+    read_lines,
+    table,
+    timed,
+    write_between,
+)
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -99,7 +108,7 @@ def measure(options: argparse.Namespace) -> Line:
     what = ["--metrics", "classifiers,fid", "--inception", "none", "--features", "pixels"]
     measured |= timed("evaluate", ["evaluate", f"{made}", *about, *what])
     found = json.loads((options.work / "found.json").read_text("utf-8"))
-    steps = read_lines(run / "private" / "metrics.jsonl")
+    steps = lines_so_far(run / "private" / "metrics.jsonl")  # none where there are no steps
     private = [step for step in steps if step["phase"] == "DP-SGD"]
     statement = json.loads((run / "release/privacy.json").read_text("utf-8"))
     return {

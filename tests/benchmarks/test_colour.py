@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+
 import colour
 import numpy as np
 
@@ -22,3 +25,23 @@ def test_the_same_seed_makes_the_same_images():
     items = np.full((3, 28, 28, 1), 90, np.uint8)
     first, second = (colour.coloured(items, 3, np.random.default_rng(5)) for _ in range(2))
     assert np.array_equal(first, second)
+
+
+def test_a_prior_alone_has_a_line_without_steps(monkeypatch, tmp_path):
+    (tmp_path / "images").mkdir()
+
+    def timed(name, command):
+        if name == "train":
+            release = tmp_path / "own-prior" / "release"
+            release.mkdir(parents=True)
+            (release / "privacy.json").write_text('{"epsilon": 10.0, "delta": 1e-6}')
+        if name == "evaluate":
+            found = {"accuracy": {"lr": 0.9, "mlp": 0.9, "cnn": 0.9}, "fd-pixels": 2.0}
+            (tmp_path / "found.json").write_text(json.dumps(found))
+        return {f"{name}_seconds": 1.0, f"{name}_peak_bytes": 2**30}
+
+    monkeypatch.setattr(colour, "timed", timed)
+    options = argparse.Namespace(data="fashion", work=tmp_path, preset="own-prior", set=[])
+    line = colour.measure(options)
+    assert (line["steps"], line["steps_seconds"]) == (0, 0)
+    assert "`own-prior`: 0 steps" in colour.section([line])
