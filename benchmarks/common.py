@@ -98,8 +98,12 @@ def timed(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     started, peak = time.perf_counter(), 0
     process = subprocess.Popen([sys.executable, "-m", "dpdm", *arguments])
     while process.poll() is None:
+        looked = time.perf_counter()
         peak = max(peak, _memory_of_tree(process.pid))
-        time.sleep(0.2)
+        # Walking gigabytes of pages takes a tenth of a second, and the process may map none then.
+        wait = 20 * (time.perf_counter() - looked)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.2, wait))
     if process.returncode:
         raise SystemExit(f"error: dpdm {' '.join(arguments)} failed")
     return {
