@@ -7,7 +7,8 @@ JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
+# --no-compile: Python compiles what is imported; all of it at once takes a minute, and most is never read.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile -c constraints.txt
 DEMO := runs/digits
 
 .DEFAULT_GOAL := help

@@ -459,6 +459,27 @@ def test_the_status_of_a_check_says_whether_the_data_can_be_trained_on(dpdm, tmp
     assert out.splitlines()[-1] == "ready to train"
 
 
+def test_a_check_of_many_sizes_and_problems_fits_a_screen(dpdm, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(60):
+        shape = (20 + index, 20, 3) if index % 2 else (20 + index, 20)
+        Image.fromarray(np.full(shape, 200, np.uint8)).save(folder / f"{index}.png")
+        (folder / f"broken-{index}.png").write_bytes(b"")
+    Image.fromarray(np.full((79, 20), 200, np.uint8)).save(folder / "again.png")
+    status, out, _ = dpdm("data", "check", folder)
+    assert status == 1
+    assert "sizes seen: 79 x 20 (2), " in out
+    assert "and 50 more (all with --json)" in out
+    assert out.count("problem: ") == 11
+    assert len(json.loads(dpdm("data", "check", folder, "--json")[1])["problems"]) == 60
+    for broken in folder.glob("broken-*.png"):
+        broken.unlink()
+    _, out, _ = dpdm("data", "check", folder)
+    assert "differ in channels, 31 with 1 channel and 30 with 3 channels, and in size" in out
+    assert "set data.channels=1 (grey) or data.channels=3 (RGB), and data.image_size" in out
+
+
 def test_a_damaged_test_split_is_not_called_absent(dpdm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for split in ("train", "test"):

@@ -97,24 +97,31 @@ class Prepared:
                     f"the first is {first}"
                 )
             return RequestError(f"{name}: no images; give a data set with at least one")
-        channels = Counter[int]()
+        return self._difference()
+
+    def _difference(self) -> RequestError | None:
+        """In what the images differ that they must have in common, and what makes them alike."""
+        seen, remedies, channels = list[str](), list[str](), Counter[int]()
         for (_, _, count), times in self.shapes.items():
             channels[count] += times
         if len(channels) > 1:
-            seen = " and ".join(
+            counted = " and ".join(
                 f"{times} with {count} channel{'s' * (count > 1)}"
                 for count, times in sorted(channels.items())
             )
-            return RequestError(
-                f"{name}: images differ in channels, {seen}; "
-                "set data.channels=1 (grey) or data.channels=3 (RGB)"
+            seen.append(f"in channels, {counted}")
+            remedies.append("data.channels=1 (grey) or data.channels=3 (RGB)")
+        if len({(height, width) for height, width, _ in self.shapes}) > 1:
+            seen.append(f"in size (height x width), {_sizes_seen(self.sizes)}")
+            remedies.append(
+                f"data.image_size, for example data.image_size={_suggestion(self.sizes)}"
             )
-        if len(self.shapes) > 1:
-            return RequestError(
-                f"{name}: images differ in size (height x width): {_sizes_seen(self.sizes)}; "
-                f"set data.image_size, for example data.image_size={_suggestion(self.sizes)}"
-            )
-        return None
+        if not seen:
+            return None
+        return RequestError(
+            f"{self.collection.name}: images differ {', and '.join(seen)}; "
+            f"set {', and '.join(remedies)}"
+        )
 
     def dataset(self, on_error: OnError, public_size: int | None) -> Dataset:
         """The validated data set; raises RequestError where there is none."""
