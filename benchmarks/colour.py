@@ -1,7 +1,7 @@
 """A person's own colour folder: what `own` and `own-prior` make of it, in what time and memory.
 
-    python benchmarks/colour.py --data /path/to/fashion --work DIR      # on two cores, 20 minutes
-    python benchmarks/colour.py --data /path/to/fashion --work DIR --preset own-prior   # four
+    python benchmarks/colour.py --data /path/to/fashion --work DIR      # on two cores, 30 minutes
+    python benchmarks/colour.py --data /path/to/fashion --work DIR --preset own-prior   # five
 
 No set of colour photographs can be had offline, so one is put together: Fashion-MNIST's items, each
 class in a colour of its own, on crops of scikit-learn's two photographs (even classes on one, odd
@@ -136,8 +136,9 @@ def section(lines: Sequence[Line]) -> str:
             continue
         line, row = newest[name], [f"`{name}`"]
         for command in COMMANDS:
+            peak = line.get(f"{command}_peak_bytes")  # none of a command that was given by hand
             row.append(f"{line[f'{command}_seconds']:,.0f}")
-            row.append(f"{line[f'{command}_peak_bytes'] / 2**30:.2f}")
+            row.append("" if peak is None else f"{peak / 2**30:.2f}")
         row += [f"{100 * line['accuracy'][kind]:.1f}" for kind in ("lr", "mlp", "cnn")]
         rows.append([*row, f"{line['fd_pixels']:.1f}"])
         where = line["machine"]
