@@ -183,15 +183,20 @@ def picture(work: Path, preset: str) -> bytes:
     return png_bytes(np.concatenate([left, gap, right], axis=1))
 
 
-def main() -> None:
-    """Measures once more, or only writes the page."""
+def made_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="fashion", help="Fashion-MNIST: name or path")
     parser.add_argument("--work", type=Path, default=Path("runs/colour"))
     parser.add_argument("--preset", choices=PICTURES, default="own")
     parser.add_argument("--set", nargs="*", default=[], help="settings of the run")
     parser.add_argument("--document", action="store_true", help="only write the table anew")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measures once more, or only writes the page."""
+    options = made_parser().parse_args()
     path = RESULTS / "colour.jsonl"
     if not options.document:
         line = measure(options)

@@ -22,6 +22,7 @@ import sizes
 import trials
 
 import audit
+from dpdm import load_config
 
 DOCS = Path(__file__).parents[2] / "docs"
 MEASURED = [name for name in baselines.REPEATS if baselines.lines_of(name).is_file()]
@@ -82,6 +83,10 @@ def test_a_command_that_asks_a_trial_again_is_one(command):
     if words[1] == "benchmarks/denoisers.py":
         options = denoisers.made_parser().parse_args(words[2:])
         recipes.row_config(*options.row.split("-"), recipes.PRESET, options.set)
+        return
+    if words[1] == "benchmarks/colour.py":
+        asked = colour.made_parser().parse_args(words[2:])
+        load_config(asked.preset, asked.set)
         return
     assert words[:2] == ["python", "benchmarks/recipes.py"]
     options = recipes.made_parser().parse_args(words[2:])
