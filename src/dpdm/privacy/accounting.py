@@ -64,6 +64,12 @@ class Event:
             )
         require_sample_rate(self.sample_rate)
 
+    @property
+    def accounted_noise(self) -> float:
+        """The noise multiplier that is accounted: at most ``MAXIMUM_NOISE``. Above it accountants
+        lose their digits and may return zero; claiming less noise than was drawn is safe."""
+        return min(self.noise_multiplier, MAXIMUM_NOISE)
+
     def to_json(self) -> dict[str, Any]:
         """A dictionary that :func:`event_from_json` reads back to an equal event."""
         if self.sample_rate == 1:
@@ -75,9 +81,7 @@ class Event:
         import dp_accounting
 
         _silence_remarks()
-        # Above MAXIMUM_NOISE the accountants lose their digits and may return zero; claiming less
-        # noise than was drawn is safe.
-        event = dp_accounting.GaussianDpEvent(min(self.noise_multiplier, MAXIMUM_NOISE))
+        event = dp_accounting.GaussianDpEvent(self.accounted_noise)
         if self.sample_rate == 1:
             return event
         return dp_accounting.PoissonSampledDpEvent(self.sample_rate, event)
@@ -164,7 +168,7 @@ def merged(counted: Iterable[CountedEvent]) -> tuple[CountedEvent, ...]:
     whole = [(event, count) for event, count in listed if event.sample_rate == 1]
     if sum(count for _, count in whole) < 2:
         return listed
-    inverse = [math.sqrt(n) / min(event.noise_multiplier, MAXIMUM_NOISE) for event, n in whole]
+    inverse = [math.sqrt(n) / event.accounted_noise for event, n in whole]
     rest = [pair for pair in listed if pair[0].sample_rate < 1]
     return tuple(sorted([*rest, (Event(1 / math.hypot(*inverse)), 1)]))
 
@@ -191,13 +195,12 @@ def _epsilon(
 @lru_cache(maxsize=4)
 def privacy_losses(counted: tuple[CountedEvent, ...], bins: float) -> PrivacyLossDistribution:
     """The composed privacy loss of canonical pairs, one or more, rounded up to bins of a width."""
-    _silence_remarks()
     parts = [_repeated(event, count, bins) for event, count in counted]
     return reduce(lambda total, part: total.compose(part), parts)
 
 
 def _repeated(event: Event, count: int, bins: float) -> PrivacyLossDistribution:
-    noise = min(event.noise_multiplier, MAXIMUM_NOISE)
+    noise = event.accounted_noise
     if event.sample_rate == 1:
         return sampled_gaussian(noise / math.sqrt(count), 1.0, bins)
     return sampled_gaussian(noise, event.sample_rate, bins).self_compose(count)

@@ -1,8 +1,8 @@
 """The privacy loss of a Gaussian on a Poisson sample, as ``dp-accounting`` discretises it, quickly.
 
-The library finds the point of each privacy loss by itself, in Python, which takes nine tenths of an
-answer. Here all are found at once; bounds, distribution functions, connecting of dots and
-composition are the library's. The tests hold its own answers beside these.
+The library finds the point of each privacy loss by itself, in Python, which takes half of an
+answer where noise is small. Here all are found at once; bounds, distribution functions, connecting
+of dots and composition are the library's. The tests hold its own answers beside these.
 """
 
 from __future__ import annotations
