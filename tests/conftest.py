@@ -30,6 +30,21 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
+def dpdm(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process: ``dpdm(*arguments)`` -> exit status, standard output,
+    standard error."""
+    from dpdm.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
 def make_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """``make_zoo(name, card)``: a zoo of one model, a prior of the digits, in the shipped one's
     place; returns its folder."""

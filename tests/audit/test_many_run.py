@@ -31,6 +31,7 @@ FAULTY = replace(SOUND, noise_multiplier=2.2)
 ROWS = torch.tensor(
     [[1.0, 0.0, 0.0, 1.0], [0.5, 0.1, 0.0, 1.0], [-1.0, 0.3, 0.0, -1.0], [0.0, 0.0, 9.0, 99.0]]
 )
+NETWORK = nn.Linear(3, 1, bias=False)
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,16 @@ def claim(mechanism: DpSgdStep) -> float:
 
 def score(mechanism: DpSgdStep, rows: torch.Tensor) -> float:
     """A training of three steps; what an attacker who sees every noised gradient makes of it."""
-    network = nn.Linear(3, 1, bias=False)
-    nn.init.zeros_(network.weight)
+    nn.init.zeros_(NETWORK.weight)
     units, seen = PrivateUnits(rows), 0.0
     session, like = Unwritten(None, SystemNoise()), {"weight": torch.zeros(1, 3)}
 
     def gradients(given, _):
-        return per_unit_gradients(network, squared_error, (given[:, :3], given[:, 3]), views=1)
+        return per_unit_gradients(NETWORK, squared_error, (given[:, :3], given[:, 3]), views=1)
 
     for step in range(STEPS):
         noised, _ = mechanism.release(units, gradients, like, session, step)
-        network.weight.data -= 0.1 * noised["weight"]
+        NETWORK.weight.data -= 0.1 * noised["weight"]
         seen -= float(noised["weight"][0, 2])
     return seen
 

@@ -24,6 +24,7 @@ SMALL = [
     "training.least_signal=0",
     "views.count=1",
     "network.base_channels=8",
+    "network.multipliers=[1]",
 ]
 
 

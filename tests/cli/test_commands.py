@@ -26,6 +26,7 @@ SMALL = [
         "training.microbatch=32",
         "views.count=2",
         "network.base_channels=8",
+        "network.multipliers=[1]",
         "sampling.count=200",
         "sampling.steps=3",
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +34,6 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def dpdm(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dpdm", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def settings(*more: str) -> list[str]:
     values = (
         "privacy.unit=group",
@@ -58,11 +51,13 @@ def settings(*more: str) -> list[str]:
     return [part for value in values for part in ("--set", value)]
 
 
-def test_the_promise_is_made_to_persons(folder, tmp_path):
-    result = dpdm("train", "digits", "--data", folder, "--out", tmp_path / "run", *settings())
-    assert result.returncode == 0, result.stderr
-    shown = dpdm("privacy", "statement", tmp_path / "run", "--json")
-    statement = json.loads(shown.stdout)
+def test_the_promise_is_made_to_persons(dpdm, folder, tmp_path):
+    status, _, said = dpdm(
+        "train", "digits", "--data", folder, "--out", tmp_path / "run", *settings()
+    )
+    assert status == 0, said
+    _, shown, _ = dpdm("privacy", "statement", tmp_path / "run", "--json")
+    statement = json.loads(shown)
     assert statement["unit"] == "group"
     assert statement["private"] is True
     assert 9.5 < statement["epsilon"] <= 10.0
@@ -70,9 +65,10 @@ def test_the_promise_is_made_to_persons(folder, tmp_path):
     assert steps["event"]["sample_rate"] == pytest.approx(10 / 40)
     text = (tmp_path / "run" / "release" / "PRIVACY.md").read_text("utf-8")
     assert "all images of one" in text
-    drawn = dpdm("sample", tmp_path / "run" / "release", "-n", "6", "--out", tmp_path / "s.npz")
-    assert drawn.returncode == 0, drawn.stderr
-    assert open_dataset(str(tmp_path / "s.npz")).shape == (8, 8, 1)
+    release, samples = tmp_path / "run" / "release", tmp_path / "s.npz"
+    status, _, said = dpdm("sample", release, "-n", "6", "--out", samples)
+    assert status == 0, said
+    assert open_dataset(str(samples)).shape == (8, 8, 1)
 
 
 def test_undeclared_the_number_of_persons_and_not_of_images_is_public(folder):
@@ -81,9 +77,9 @@ def test_undeclared_the_number_of_persons_and_not_of_images_is_public(folder):
     assert open_dataset(str(folder)).facts("image").public_size == sum(SIZES)
 
 
-def test_images_without_groups_are_refused_in_one_line(tmp_path):
-    result = dpdm("train", "digits", "--out", tmp_path / "run", *settings())
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: privacy.unit=group: digits does not say whose")
-    assert len(result.stderr.strip().splitlines()) == 1
+def test_images_without_groups_are_refused_in_one_line(dpdm, tmp_path):
+    status, _, said = dpdm("train", "digits", "--out", tmp_path / "run", *settings())
+    assert status == 2
+    assert said.startswith("error: privacy.unit=group: digits does not say whose")
+    assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()

@@ -18,6 +18,7 @@ SMALL = (
     "training.checkpoint_every=2",
     "views.count=2",
     "network.base_channels=8",
+    "network.multipliers=[1]",
     "network.noise_frequencies=[4.0, 0.1]",
     "sampling.count=40",
     "sampling.steps=3",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,14 +26,7 @@ from dpdm.promise.planning import poisson_sampled_gaussian
 from dpdm.release.seal import check_release
 from dpdm.training import Interrupted, RunFolder, make_plan, train, trainer
 
-SMALL = (
-    "training.batch_size=64",
-    "training.least_signal=0",
-    "training.steps=30",
-    "training.checkpoint_every=4",
-    "views.count=2",
-    "network.base_channels=8",
-)
+FORK = multiprocessing.get_context("fork")
 
 
 def weights(run_path: Path) -> dict[str, torch.Tensor]:
@@ -139,29 +131,28 @@ def test_steps_that_are_done_again_are_counted_again_and_the_budget_still_holds(
     assert folder.read_state()["budget_stop"] is True
 
 
-def test_killed_in_the_middle_of_a_step_the_ledger_counts_every_step_begun(tmp_path):
+def test_killed_in_the_middle_of_a_step_the_ledger_counts_every_step_begun(digits, small, tmp_path):
     """The child is killed by -9 without warning; what it had printed as begun must be counted."""
-    run = tmp_path / "run"
+    run, config = tmp_path / "run", small("training.steps=12")
+    metrics = run / "private" / "metrics.jsonl"
 
-    def arguments(resume: bool) -> list[str]:
-        settings = [part for change in SMALL for part in ("--set", change)]
-        command = [sys.executable, "-m", "dpdm", "train", "digits", "--out", str(run), *settings]
-        return [*command, "--resume"] if resume else command
+    def logged() -> int:
+        return len(metrics.read_text().splitlines()) if metrics.is_file() else 0
 
-    for _ in range(2):
-        child = subprocess.Popen(arguments(resume=run.exists()), stderr=subprocess.PIPE, text=True)
+    for resume in (False, True):
+        before = logged()
+        child = FORK.Process(target=train, args=(digits, config, run), kwargs={"resume": resume})
+        child.start()
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and child.poll() is None:
-            if (run / "private" / "metrics.jsonl").is_file():
-                time.sleep(0.05)
-                break
+        while time.monotonic() < deadline and child.is_alive() and logged() == before:
             time.sleep(0.01)
+        time.sleep(0.05)
         child.kill()
-        child.wait()
-    finished = subprocess.run(arguments(resume=True), capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    logged = (run / "private" / "metrics.jsonl").read_text().splitlines()
-    assert steps_in_ledger(run) >= len(logged)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        assert logged() > before
+    train(digits, config, run, resume=True)
+    assert steps_in_ledger(run) >= logged()
     statement = json.loads((run / "release" / "privacy.json").read_text())
     assert statement["epsilon"] <= 10.0
 
