@@ -21,9 +21,9 @@ from dpdm import load_config
 from dpdm.config import Config
 from dpdm.data import PublicFacts
 from dpdm.diffusion.denoiser import Denoiser
+from dpdm.lanes import Lanes
 from dpdm.privacy import clip_and_sum
 from dpdm.release import autocast_dtype, build_denoiser, place, stand_in_prior
-from dpdm.training.lanes import Lanes
 from dpdm.training.microbatch import resolve_microbatch
 from dpdm.training.view_gradients import ViewGradients
 from dpdm.training.workers import Workers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -105,6 +105,68 @@ def test_images_of_a_prior_have_its_mean(
     expected = (mixture.frame.to_images(z)[0].permute(1, 2, 0).numpy() + 1.0) * 127.5
     error = np.abs(images.mean(0) - expected)
     assert (error < 5.0 * images.std(0) / 1500**0.5 + 0.5).all()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("count", "parts"), [(120, [30] * 4), (40, [20] * 2), (17, [9, 8]), (9, [9]), (1, [1])]
+)
+def test_two_cores_denoise_equal_parts_of_a_batch_with_a_thread_each(
+    two_threads: None, count: int, parts: list[int]
+) -> None:
+    found = []
+
+    def denoiser(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        assert not torch.is_grad_enabled()
+        assert labels is not None
+        assert len(x) == len(sigma) == len(labels)
+        found.append((len(x), torch.get_num_threads()))
+        return (40.0 * labels / 127.5 - 1.0).reshape(-1, 1, 1, 1).expand_as(x)
+
+    labels = torch.arange(count) % 6
+    images = generate(denoiser, labels, (1, 28, 28), sampler="ddim", steps=1)
+    assert (images == 40 * labels.numpy().reshape(-1, 1, 1, 1)).all()
+    assert sorted(found, reverse=True) == [(rows, 1 if len(parts) > 1 else 2) for rows in parts]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_two_cores_draw_what_one_draws(
+    two_threads: None, make_mixture: Callable[..., Mixture], labelled: bool
+) -> None:
+    shape = (1, 28, 28)
+    mixture = make_mixture(shape, dimension=10, dtype=torch.float32)
+    parts = []
+
+    def denoiser(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        parts.append(len(x))
+        return mixture.posterior_mean(x, sigma, labels)
+
+    def draw() -> np.ndarray:
+        labels = torch.arange(60) % 3 if labelled else None
+        guidance = 0.5 if labelled else 0.0
+        return generate(
+            denoiser, labels, shape, count=60, steps=8, guidance=guidance, generator=seeded()
+        ).astype(int)
+
+    side_by_side = draw()
+    assert max(parts) == 30
+    torch.set_num_threads(1)
+    assert np.abs(draw() - side_by_side).max() <= 1  # rounding
+
+
+def test_an_error_in_a_part_of_a_batch_is_raised(two_threads: None) -> None:
+    def fail(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        raise ValueError("no such estimate")
+
+    with pytest.raises(ValueError, match="no such estimate"):
+        generate(fail, None, (1, 28, 28), count=60, steps=2)
 
 
 def test_progress_counts_steps_over_all_batches() -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from dpdm.lanes import Lanes
 from dpdm.networks import load_weights
 from dpdm.privacy import clip_and_sum
 from dpdm.release import build_denoiser
 from dpdm.training import train, trainer, workers
-from dpdm.training.lanes import Lanes
 from dpdm.training.view_gradients import ViewGradients
 from dpdm.training.workers import Workers
 

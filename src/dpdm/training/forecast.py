@@ -16,13 +16,13 @@ from dpdm.config import Config, load_config
 from dpdm.data import Dataset, PublicFacts
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.pose import POSE_SIZES
+from dpdm.lanes import Lanes
 from dpdm.memory import peak_memory, resident_memory
 from dpdm.networks import Labeller
 from dpdm.privacy import clip_and_sum
 from dpdm.release import autocast_dtype, build_denoiser, place, stand_in_prior
 from dpdm.training.labeller import kept_bytes, time_labeller
-from dpdm.training.lanes import Lanes, usable_lanes
-from dpdm.training.microbatch import resolve_microbatch
+from dpdm.training.microbatch import resolve_microbatch, usable_lanes
 from dpdm.training.plan import (
     Plan,
     make_plan,

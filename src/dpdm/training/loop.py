@@ -25,13 +25,13 @@ from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.diffusion.views import draw_views
+from dpdm.lanes import Lanes
 from dpdm.privacy import DpSgdStep, Elsewhere, Gradients, PrivateUnits, Session
 from dpdm.privacy.mechanisms import PrivateStepStatistics
 from dpdm.training.checkpoint import Phase, TrainingState
 from dpdm.training.differentiation import Differentiation
 from dpdm.training.draws import SECRET_BITS, keyed_dropout, keyed_generator
 from dpdm.training.interrupt import Interrupted, InterruptFlag
-from dpdm.training.lanes import Lanes
 from dpdm.training.plan import Plan
 from dpdm.training.view_gradients import (
     ViewGradients,

@@ -31,6 +31,16 @@ _MULTIPLE = 16
 """Units divide into equal calls of kernels (``gradients/rules_convolution.py``)."""
 
 
+def usable_lanes(config: Config, device: torch.device) -> int:
+    """How many lanes a training has: one for each thread of a CPU.
+
+    Dropout draws from torch's one global generator, so that with it there is a single lane.
+    """
+    if device.type != "cpu" or config.network.dropout:
+        return 1
+    return torch.get_num_threads()
+
+
 def resolve_microbatch(
     config: Config, denoiser: Denoiser, facts: PublicFacts, device: torch.device, lanes: int = 1
 ) -> int:

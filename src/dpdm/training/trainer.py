@@ -19,6 +19,7 @@ from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.errors import DpdmError
+from dpdm.lanes import Lanes
 from dpdm.memory import peak_memory
 from dpdm.networks import Labeller, load_weights, save_weights
 from dpdm.privacy import Event, NoisedSum, PrivateUnits, Session, epsilon, validate
@@ -39,9 +40,8 @@ from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder
 from dpdm.training.interrupt import InterruptFlag
 from dpdm.training.labeller import LabellerState, train_labeller
-from dpdm.training.lanes import Lanes, usable_lanes
 from dpdm.training.loop import StepRecord, dp_sgd, saved_steps, warm_up
-from dpdm.training.microbatch import resolve_microbatch
+from dpdm.training.microbatch import resolve_microbatch, usable_lanes
 from dpdm.training.plan import Plan
 from dpdm.training.pretraining import FirstWeights, begin_from, first_weights
 from dpdm.training.prior import fit_prior
