@@ -146,6 +146,12 @@ def test_the_page_shows_the_newest_full_run_and_no_number_of_its_own() -> None:
     assert not re.search(r"\d", empty)
 
 
+def test_the_page_of_the_docs_is_the_one_that_is_written(tmp_path: Path) -> None:
+    document.write(document.RESULTS, tmp_path / "performance.md")
+    written = (tmp_path / "performance.md").read_text("utf-8")
+    assert document.DOCUMENT.read_text("utf-8") == written
+
+
 def test_lines_are_appended(tmp_path: Path) -> None:
     path = tmp_path / "results" / "lines.jsonl"
     for value in (1, 2):
