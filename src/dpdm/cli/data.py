@@ -8,9 +8,11 @@ import typer
 
 from dpdm.cli.console import display, out, print_json, table, warn_private
 from dpdm.cli.options import Json
+from dpdm.errors import first_few
 
 _SHOWN, _CLASSES_SHOWN = 10, 50
 """Sizes and problems, and classes, that a person is shown."""
+_ALL = " (all with --json)"
 
 app = typer.Typer(
     help="Data sets: list, check, fetch.", no_args_is_help=True, rich_markup_mode=None
@@ -73,26 +75,20 @@ def _described(report: dict[str, Any]) -> list[str]:
         lines[0] += f", {height} x {width}, {channels} channel{'s' if channels != 1 else ''}"
     if report["classes"]:
         counts = [f"{entry['name']} {entry['count']}" for entry in report["classes"]]
-        lines.append(f"classes: {', '.join(_first(counts, _CLASSES_SHOWN))}")
+        lines.append(f"classes: {', '.join(first_few(counts, _CLASSES_SHOWN, _ALL))}")
     most = sorted(report["sizes"], key=lambda entry: -entry["count"])
     sizes = [f"{entry['height']} x {entry['width']} ({entry['count']})" for entry in most]
-    lines.append(f"sizes seen: {', '.join(_first(sizes, _SHOWN))}")
+    lines.append(f"sizes seen: {', '.join(first_few(sizes, _SHOWN, _ALL))}")
     if report["groups"]:
         groups = ", ".join(f"{key} {value}" for key, value in report["groups"].items())
         lines.append(f"groups: {groups}")
     problems = [f"{entry['file']}: {entry['reason']}" for entry in report["problems"]]
-    lines += [f"problem: {problem}" for problem in _first(problems, _SHOWN)]
+    lines += [f"problem: {problem}" for problem in first_few(problems, _SHOWN, _ALL)]
     declared = "declared" if report["public_size_declared"] else "the exact count"
     lines.append(f"size treated as public: {report['public_size']} ({declared})")
     lines += [f"warning: {warning}" for warning in report["warnings"]]
     lines.append("ready to train" if report["ready"] else f"not ready: {report['error']}")
     return lines
-
-
-def _first(entries: list[str], count: int) -> list[str]:
-    """The first of them, and how many are left out, which only ``--json`` lists."""
-    left = len(entries) - count
-    return entries if left <= 0 else [*entries[:count], f"and {left} more (all with --json)"]
 
 
 @app.command("fetch")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpdm.cli.console import note
-from dpdm.errors import RequestError
+from dpdm.errors import RequestError, first_few
 
 if TYPE_CHECKING:
     from dpdm.config import Config
@@ -75,7 +75,6 @@ def open_with(config: Config, spec: str) -> Dataset:
         public_size=config.data.public_size,
     )
     if left := found.private_problems:
-        first = "; ".join(map(str, left[:_PROBLEMS_SHOWN]))
-        more = f"; and {len(left) - _PROBLEMS_SHOWN} more" if len(left) > _PROBLEMS_SHOWN else ""
-        note(f"left out of {spec} (data.on_error=skip): {first}{more}")
+        first = "; ".join(first_few(left, _PROBLEMS_SHOWN))
+        note(f"left out of {spec} (data.on_error=skip): {first}")
     return found if config.data.labels else found.without_labels()

@@ -18,7 +18,7 @@ import numpy as np
 
 from dpdm.data.dataset import Dataset, Images, Integers, Problem
 from dpdm.data.decode import BadImage, Preprocessing, quiet_pillow
-from dpdm.errors import RequestError
+from dpdm.errors import RequestError, first_few
 
 OnError = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]
@@ -253,18 +253,16 @@ def _decode_one(
 
 
 def _first_problems(problems: tuple[Problem, ...], total: int) -> str:
-    shown = "; ".join(str(problem) for problem in problems[:3])
-    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+    shown = "; ".join(first_few(problems, 3))
     return (
-        f"{len(problems)} of {total} images cannot be used: {shown}{more}. "
+        f"{len(problems)} of {total} images cannot be used: {shown}. "
         "Repair or remove them, or set data.on_error=skip to leave them out"
     )
 
 
 def _sizes_seen(sizes: Counter[tuple[int, int]]) -> str:
-    most = sizes.most_common(4)
-    shown = ", ".join(f"{height}x{width} ({times})" for (height, width), times in most)
-    return shown + (f" and {len(sizes) - 4} more sizes" if len(sizes) > 4 else "")
+    counts = [f"{height}x{width} ({times})" for (height, width), times in sizes.most_common()]
+    return ", ".join(first_few(counts, 4))
 
 
 def _suggestion(sizes: Counter[tuple[int, int]]) -> int:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dpdm.errors import DpdmError, RequestError
+from dpdm.errors import DpdmError, RequestError, first_few
 from dpdm.replacing import replacing
 
 _DIGEST = "dpdm.sha256"
@@ -91,7 +91,8 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str =
         if name in tensors and tensors[name].shape != own[name].shape
     ]
     kinds = (("missing", missing), ("unexpected", unexpected), ("other shape", differing))
-    problems = [f"{kind}: {_listed(names)}" for kind, names in kinds if names]
+    listed = {kind: ", ".join(first_few(names, _NAMES_SHOWN)) for kind, names in kinds if names}
+    problems = [f"{kind}: {names}" for kind, names in listed.items()]
     if problems:
         raise DpdmError(
             f"{source}: does not fit the network ({'; '.join(problems)}); "
@@ -109,11 +110,6 @@ def _reproducible(content: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
     return len(text).to_bytes(8, "little") + text + content[end:]
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
