@@ -24,6 +24,7 @@ from torch import nn
 from dpdm import privacy
 from dpdm.config import load_config
 from dpdm.data import Dataset
+from dpdm.lanes import Lanes
 from dpdm.networks import EMA
 from dpdm.privacy import (
     DpSgdStep,
@@ -48,7 +49,6 @@ from dpdm.privacy.gradients import (
 from dpdm.promise.attack import privacy_curve, true_positive_rate
 from dpdm.training import differentiation, loop, make_plan, run, view_gradients
 from dpdm.training.checkpoint import TrainingState
-from dpdm.training.lanes import Lanes
 from dpdm.training.prior import features, releases
 from dpdm.training.prior.design import PriorDesign
 from dpdm.training.seeded_noise import SeededNoise
