@@ -70,8 +70,8 @@ def generate(
 
     ``image_shape`` is (C, H, W); ``sampler_options`` are s_churn, s_min, s_max and s_noise, for
     churn. The first noise stands alone, or on what ``start`` gives. Batches are drawn one after the
-    other from ``generator``: with a seed, the result is fixed by the seed and ``batch_size``, but for
-    rounding, which the number of threads can change (by a grey level of one pixel in a million).
+    other from ``generator``: with a seed, the result is fixed by the seed and ``batch_size``, up to
+    rounding, which the number of threads can change (one pixel in a million by a grey level).
     ``progress(done, total)`` counts sampler steps over all batches; ``watch`` is the samplers' own
     callback, told of every step of every batch in turn. A denoiser in training mode is put in
     evaluation mode meanwhile. On a CPU parts of a batch are denoised side by side, a core each: the
