@@ -1,4 +1,4 @@
-"""Microbatches side by side: the same sums, and torch's threads as they were."""
+"""Microbatches side by side: the same sums."""
 
 from __future__ import annotations
 

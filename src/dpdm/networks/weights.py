@@ -91,8 +91,9 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str =
         if name in tensors and tensors[name].shape != own[name].shape
     ]
     kinds = (("missing", missing), ("unexpected", unexpected), ("other shape", differing))
-    listed = {kind: ", ".join(first_few(names, _NAMES_SHOWN)) for kind, names in kinds if names}
-    problems = [f"{kind}: {names}" for kind, names in listed.items()]
+    problems = [
+        f"{kind}: {', '.join(first_few(names, _NAMES_SHOWN))}" for kind, names in kinds if names
+    ]
     if problems:
         raise DpdmError(
             f"{source}: does not fit the network ({'; '.join(problems)}); "
