@@ -30,7 +30,7 @@ from dpdm.evaluation import CLASSIFIER_NAMES, Baseline, evaluate
 from dpdm.evaluation.baselines import measure_baseline
 from dpdm.evaluation.classification import Protocol
 from dpdm.evaluation.published import published_figures
-from dpdm.training import train
+from dpdm.training.run import train
 
 EPSILONS = (0.2, 1.0, 10.0)
 REPEATS = {"digits": 3, "mnist": 1, "fashion": 1}

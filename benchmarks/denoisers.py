@@ -24,7 +24,7 @@ from torch import Tensor
 from dpdm import pipeline
 from dpdm.data import Dataset
 from dpdm.diffusion.images import to_model_space
-from dpdm.release import Model
+from dpdm.release.model import Model
 
 LEVELS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0)
 IMAGES, _BATCH = 2_000, 250

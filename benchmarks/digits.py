@@ -22,7 +22,7 @@ from common import median_and_range, read_lines, run_command, write_between
 
 from dpdm import load_config, open_dataset, pipeline
 from dpdm.evaluation import png_bytes, sample_grid
-from dpdm.training import Run, open_run, train
+from dpdm.training.run import Run, open_run, train
 
 Line = dict[str, Any]
 

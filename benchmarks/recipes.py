@@ -49,7 +49,7 @@ from dpdm import Config, Run, load_config, open_dataset, pipeline
 from dpdm.data import Dataset
 from dpdm.evaluation import evaluate, png_bytes, sample_grid
 from dpdm.evaluation.published import Published, published_figures
-from dpdm.training import train
+from dpdm.training.run import train
 
 SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST (repackaged split)"}
 EPSILONS = ("10", "1", "0.2")

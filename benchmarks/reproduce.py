@@ -44,7 +44,9 @@ from recipes import EPSILONS, SETS, open_set, published
 from dpdm import Config, Run, load_config, pipeline
 from dpdm.data import Dataset, write_samples
 from dpdm.evaluation import CLASSIFIER_NAMES, evaluate
-from dpdm.training import Interrupted, TrainingEvent, train
+from dpdm.training.events import TrainingEvent
+from dpdm.training.interrupt import Interrupted
+from dpdm.training.run import train
 
 LINES, PAGE = ROOT / "docs" / "results" / "paper.jsonl", ROOT / "docs" / "reproducing.md"
 MARKS = "<!-- written by benchmarks/reproduce.py -->", "<!-- end of benchmarks/reproduce.py -->"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import dpdm
 from dpdm.diffusion.samplers import SAMPLERS
-from dpdm.release import Model
+from dpdm.release.model import Model
 
 GUIDANCE = (0.0, 3.0)
 IMAGES = {"mnist": 32, "digits": 500, "cifar10": 16}

@@ -23,7 +23,8 @@ from dpdm.data import PublicFacts
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.lanes import Lanes
 from dpdm.privacy import clip_and_sum
-from dpdm.release import autocast_dtype, build_denoiser, place, stand_in_prior
+from dpdm.release.build import build_denoiser, stand_in_prior
+from dpdm.release.precision import autocast_dtype, place
 from dpdm.training.microbatch import resolve_microbatch
 from dpdm.training.view_gradients import ViewGradients
 from dpdm.training.workers import Workers

@@ -36,7 +36,7 @@ from recipes import SETS, open_set, part
 from dpdm import load_config
 from dpdm.data import Dataset
 from dpdm.evaluation import evaluate
-from dpdm.training import train
+from dpdm.training.run import train
 
 RESULTS, PAGE = ROOT / "docs" / "results" / "sizes.jsonl", ROOT / "docs" / "results.md"
 MARKS = "<!-- written by benchmarks/sizes.py -->", "<!-- end of benchmarks/sizes.py -->"

@@ -34,7 +34,7 @@ from standin import standin
 from dpdm import load_config, train
 from dpdm.config import Config
 from dpdm.privacy import NoiseSource
-from dpdm.training import TrainingEvent
+from dpdm.training.events import TrainingEvent
 
 NETWORK = "forward and backward"
 REST = "rest of the step"

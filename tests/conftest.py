@@ -52,7 +52,7 @@ def make_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
     def make(name: str, card: dict[str, Any]) -> Path:
         from dpdm import load_config, open_dataset
         from dpdm.release import zoo
-        from dpdm.training import train
+        from dpdm.training.run import train
 
         root = tmp_path / "zoo"
         config = load_config("digits", ["training.steps=0"])

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from dpdm.errors import DpdmError as DpdmError
     from dpdm.errors import RequestError as RequestError
     from dpdm.evaluation.evaluate import evaluate as evaluate
-    from dpdm.release import Model as Model
-    from dpdm.release import load as load
-    from dpdm.training import Run as Run
-    from dpdm.training import train as train
+    from dpdm.release.model import Model as Model
+    from dpdm.release.model import load as load
+    from dpdm.training.run import Run as Run
+    from dpdm.training.run import train as train
 
 _EXPORTS = {
     "Config": "dpdm.config",
@@ -34,10 +34,10 @@ _EXPORTS = {
     "DpdmError": "dpdm.errors",
     "RequestError": "dpdm.errors",
     "evaluate": "dpdm.evaluation",
-    "Model": "dpdm.release",
-    "load": "dpdm.release",
-    "Run": "dpdm.training",
-    "train": "dpdm.training",
+    "Model": "dpdm.release.model",
+    "load": "dpdm.release.model",
+    "Run": "dpdm.training.run",
+    "train": "dpdm.training.run",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]

@@ -31,7 +31,7 @@ from dpdm.release.files import read_json, write_text
 from dpdm.release.model import Images, Labels, Model
 from dpdm.release.seal import seal_release
 from dpdm.release.trajectory import draw_trajectory
-from dpdm.training import Run
+from dpdm.training.run import Run
 
 Progress = Callable[[str, int, int], None]
 _TRAJECTORIES = 6

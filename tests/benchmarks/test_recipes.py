@@ -11,7 +11,7 @@ from common import run_command
 
 from dpdm import load_config
 from dpdm.errors import RequestError
-from dpdm.training import Interrupted
+from dpdm.training.interrupt import Interrupted
 
 
 def line(name: str, epsilon: str, cnn: float, seed: int = 0, stage: str = recipes.PRESET) -> dict:

@@ -327,9 +327,23 @@ def test_module_and_script_are_the_same_program():
     assert module.stdout == script.stdout != ""
 
 
-def test_help_does_not_import_torch():
-    code = "import sys, dpdm.cli; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_checking_a_promise_does_not_wait_for_torch(tmp_path):
+    ledger = str(tmp_path / "shared.jsonl")
+    commands = [
+        ["statement", "zoo:fashion-eps10"],
+        ["open-ledger", ledger, "--dataset", "scans", "--epsilon", "8", "--delta", "1e-6"],
+        ["ledger", ledger],
+        ["plan", "--delta", "1e-5", "--epsilon", "3", "--sample-rate", "0.01", "--steps", "10"],
+    ]
+    code = (
+        "import sys; from dpdm.cli import main\n"
+        f"for command in {commands}:\n"
+        "    try: main(['privacy', *command])\n"
+        "    except SystemExit as end: assert not end.code, command\n"
+        "    assert 'torch' not in sys.modules, command"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_more_samples_than_memory_holds_are_refused_before_anything_is_spent(dpdm, tmp_path):

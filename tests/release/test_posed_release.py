@@ -11,7 +11,7 @@ import pytest
 from dpdm import load, load_config, open_dataset
 from dpdm.diffusion.denoiser import BaseDenoiser, Denoiser, PriorBase
 from dpdm.pipeline import sample_release
-from dpdm.training import train
+from dpdm.training.run import train
 
 ALONE = ("training.steps=0", "prior.normalise=affine", "prior.augment=1", "sampling.count=40")
 WARMED = (

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from dpdm.config import load_config
 from dpdm.diffusion.samplers import SAMPLERS
-from dpdm.release import Model, build_denoiser, draw_trajectory
+from dpdm.release.build import build_denoiser
+from dpdm.release.model import Model
+from dpdm.release.trajectory import draw_trajectory
 
 SHAPE = (1, 8, 8)
 SMALL = ("prior.enabled=false", "warmup.steps=0", "network.base_channels=8")

@@ -11,7 +11,7 @@ from dpdm.errors import DpdmError, RequestError
 from dpdm.privacy import Event, Ledger, SystemNoise
 from dpdm.sweep.grid import Grid, expand, parse_vary
 from dpdm.sweep.spending import planned, spent, trainings_of
-from dpdm.training import RunFolder
+from dpdm.training.folder import RunFolder
 
 SETTINGS = ("prior.enabled=false", "training.least_signal=0", "training.batch_size=128")
 DELTA = 1e-4

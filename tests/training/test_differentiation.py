@@ -10,7 +10,8 @@ from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.privacy import per_unit_gradients
 from dpdm.privacy.gradients import settled
-from dpdm.release import build_denoiser, place, stand_in_prior
+from dpdm.release.build import build_denoiser, stand_in_prior
+from dpdm.release.precision import place
 from dpdm.training.differentiation import Differentiation
 from dpdm.training.loop import _MeanGradients
 

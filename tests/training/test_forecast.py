@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dpdm import memory
-from dpdm.training import forecast, train, workers
+from dpdm.training import forecast, workers
+from dpdm.training.run import train
 
 CPU = torch.device("cpu")
 

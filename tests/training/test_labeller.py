@@ -18,9 +18,10 @@ from dpdm.diffusion.images import to_model_space
 from dpdm.errors import RequestError
 from dpdm.networks import Labeller, load_weights
 from dpdm.privacy import PrivateUnits, Session, epsilon, read_ledger
-from dpdm.training import Interrupted, make_plan, train
+from dpdm.training.interrupt import Interrupted
 from dpdm.training.labeller import LabellerState, learning_rate, train_labeller
-from dpdm.training.plan import LabellerPlan
+from dpdm.training.plan import LabellerPlan, make_plan
+from dpdm.training.run import train
 from dpdm.training.seeded_noise import SeededNoise
 
 LABELLED = (

@@ -10,8 +10,9 @@ from dpdm.lanes import Lanes
 from dpdm.networks import load_weights
 from dpdm.privacy.gradients import per_unit_gradients
 from dpdm.privacy.gradients.eager import FORCED_EAGER
-from dpdm.training import train, trainer
+from dpdm.training import trainer
 from dpdm.training.microbatch import usable_lanes
+from dpdm.training.run import train
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,8 @@ from dpdm.config import load_config
 from dpdm.data import PublicFacts
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.privacy import per_unit_gradients
-from dpdm.release import autocast_dtype, build_denoiser
+from dpdm.release.build import build_denoiser
+from dpdm.release.precision import autocast_dtype
 from dpdm.training import microbatch
 from dpdm.training.microbatch import random_views, resolve_microbatch
 

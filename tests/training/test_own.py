@@ -7,7 +7,7 @@ import pytest
 
 import dpdm
 from dpdm.errors import RequestError
-from dpdm.training import train
+from dpdm.training.run import train
 
 COLOURS = np.array([[220, 30, 30], [30, 200, 40], [40, 60, 230]], float)
 SHORT = ("training.batch_size=32", "training.steps=2", "sampling.count=30")

@@ -17,8 +17,9 @@ from dpdm.diffusion.images import to_uint8
 from dpdm.errors import RequestError
 from dpdm.networks import load_weights, save_weights
 from dpdm.pipeline import stage_models
-from dpdm.training import Interrupted, train
+from dpdm.training.interrupt import Interrupted
 from dpdm.training.pretraining import Pretraining, first_weights, pretrain
+from dpdm.training.run import train
 from dpdm.training.trainer import build_for
 
 SKIP = ("diffusion.base=skip", "network.attention=[]")

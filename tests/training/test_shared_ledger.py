@@ -9,8 +9,7 @@ import dpdm
 from dpdm.errors import DpdmError, RequestError
 from dpdm.privacy import Ledger, epsilon, read_ledger
 from dpdm.promise.planning import gaussian
-from dpdm.training import train
-from dpdm.training.run import check_shared_ledger
+from dpdm.training.run import check_shared_ledger, train
 
 DELTA = 1e-4
 

@@ -24,7 +24,11 @@ from dpdm.networks import load_weights
 from dpdm.privacy import epsilon, read_ledger
 from dpdm.promise.planning import poisson_sampled_gaussian
 from dpdm.release.seal import check_release
-from dpdm.training import Interrupted, RunFolder, make_plan, train, trainer
+from dpdm.training import trainer
+from dpdm.training.folder import RunFolder
+from dpdm.training.interrupt import Interrupted
+from dpdm.training.plan import make_plan
+from dpdm.training.run import train
 
 FORK = multiprocessing.get_context("fork")
 

@@ -16,8 +16,9 @@ import torch
 from dpdm.lanes import Lanes
 from dpdm.networks import load_weights
 from dpdm.privacy import clip_and_sum
-from dpdm.release import build_denoiser
-from dpdm.training import train, trainer, workers
+from dpdm.release.build import build_denoiser
+from dpdm.training import trainer, workers
+from dpdm.training.run import train
 from dpdm.training.view_gradients import ViewGradients
 from dpdm.training.workers import Workers
 

@@ -35,8 +35,7 @@ from dpdm.errors import RequestError
 from dpdm.networks import Labeller
 from dpdm.privacy import Ledger
 from dpdm.promise.wording import at_least, at_most
-from dpdm.release import build_denoiser
-from dpdm.release.build import diffusion_of
+from dpdm.release.build import build_denoiser, diffusion_of
 from dpdm.training.draws import keyed_generator
 from dpdm.training.events import Callback
 from dpdm.training.folder import open_run_folder

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from dpdm.training import TrainingEvent
+    from dpdm.training.events import TrainingEvent
 
 
 def _console(*, stderr: bool = False, width: int | None = None) -> Console:

@@ -15,7 +15,7 @@ from dpdm.errors import RequestError
 if TYPE_CHECKING:
     from dpdm.data import Dataset
     from dpdm.evaluation import Baseline, Selection
-    from dpdm.training import Run
+    from dpdm.training.run import Run
 
 METRICS = "classifiers, fid, kid, prdc, is, per-class, memorisation"
 
@@ -157,7 +157,7 @@ def _run(synthetic: str) -> Run | None:
 
     if not (user_path(synthetic) / "private" / "config.yaml").is_file():
         return None
-    from dpdm.training import open_run
+    from dpdm.training.run import open_run
 
     return open_run(user_path(synthetic))
 
@@ -201,7 +201,7 @@ def _baseline(
             )
         return None
     from dpdm.evaluation import Baseline
-    from dpdm.training import images_per_unit
+    from dpdm.training.view_gradients import images_per_unit
 
     if folder is None and run is not None:
         folder = run.folder.private / "baselines"

@@ -26,7 +26,7 @@ from dpdm.errors import RequestError
 if TYPE_CHECKING:
     from dpdm.config import Config
     from dpdm.data import Dataset
-    from dpdm.training import Run
+    from dpdm.training.run import Run
 
 Test = Annotated[
     str | None,
@@ -103,7 +103,7 @@ def _train(
     device: str,
     callback: Any,
 ) -> Run:
-    from dpdm.training import train
+    from dpdm.training.run import train
 
     return train(
         dataset,
@@ -168,7 +168,7 @@ def report_command(
     """Write the two reports of a run: one to share, one private."""
     from dpdm import pipeline
     from dpdm.release.files import refuse_release
-    from dpdm.training import open_run
+    from dpdm.training.run import open_run
 
     opened = open_run(run)
     if out_file is not None:

@@ -50,8 +50,8 @@ def sample_command(
 ) -> None:
     """Draw labelled synthetic images; costs no privacy, however many."""
     from dpdm.data import check_writable, write_samples
-    from dpdm.release import load
     from dpdm.release.files import find_release
+    from dpdm.release.model import load
     from dpdm.release.seal import check_release
 
     path = out_path or Path(f"samples-{count}.npz")

@@ -1,45 +1,70 @@
 """The privacy room: what the claim rests on, and all that an auditor has to read.
 
-docs/privacy.md walks through it. Nothing here knows of diffusion, networks or statements.
+docs/privacy.md walks through it. Nothing here knows of diffusion, networks or statements. Whoever
+only accounts does not wait for torch: what needs it is imported when it is first used.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from dpdm.privacy.accounting import Event, epsilon, event_from_json
-from dpdm.privacy.gradients import (
-    ClippedSum,
-    Elsewhere,
-    OuterProducts,
-    UnsupportedModuleError,
-    clip_and_sum,
-    clip_rows,
-    per_unit_gradients,
-    validate,
-)
 from dpdm.privacy.ledger import Ledger, read_ledger
-from dpdm.privacy.mechanisms import DpSgdStep, NoisedScatter, NoisedSum, Session
 from dpdm.privacy.noise import NoiseSource, SystemNoise
-from dpdm.privacy.units import Gradients, PrivateUnits, SealedError
+
+if TYPE_CHECKING:
+    from dpdm.privacy.gradients import ClippedSum as ClippedSum
+    from dpdm.privacy.gradients import Elsewhere as Elsewhere
+    from dpdm.privacy.gradients import OuterProducts as OuterProducts
+    from dpdm.privacy.gradients import UnsupportedModuleError as UnsupportedModuleError
+    from dpdm.privacy.gradients import clip_and_sum as clip_and_sum
+    from dpdm.privacy.gradients import clip_rows as clip_rows
+    from dpdm.privacy.gradients import per_unit_gradients as per_unit_gradients
+    from dpdm.privacy.gradients import validate as validate
+    from dpdm.privacy.mechanisms import DpSgdStep as DpSgdStep
+    from dpdm.privacy.mechanisms import NoisedScatter as NoisedScatter
+    from dpdm.privacy.mechanisms import NoisedSum as NoisedSum
+    from dpdm.privacy.mechanisms import Session as Session
+    from dpdm.privacy.units import Gradients as Gradients
+    from dpdm.privacy.units import PrivateUnits as PrivateUnits
+    from dpdm.privacy.units import SealedError as SealedError
+
+_WITH_TORCH = {
+    "ClippedSum": "gradients",
+    "Elsewhere": "gradients",
+    "OuterProducts": "gradients",
+    "UnsupportedModuleError": "gradients",
+    "clip_and_sum": "gradients",
+    "clip_rows": "gradients",
+    "per_unit_gradients": "gradients",
+    "validate": "gradients",
+    "DpSgdStep": "mechanisms",
+    "NoisedScatter": "mechanisms",
+    "NoisedSum": "mechanisms",
+    "Session": "mechanisms",
+    "Gradients": "units",
+    "PrivateUnits": "units",
+    "SealedError": "units",
+}
 
 __all__ = [
-    "ClippedSum",
-    "DpSgdStep",
-    "Elsewhere",
     "Event",
-    "Gradients",
     "Ledger",
     "NoiseSource",
-    "NoisedScatter",
-    "NoisedSum",
-    "OuterProducts",
-    "PrivateUnits",
-    "SealedError",
-    "Session",
     "SystemNoise",
-    "UnsupportedModuleError",
-    "clip_and_sum",
-    "clip_rows",
     "epsilon",
     "event_from_json",
-    "per_unit_gradients",
     "read_ledger",
-    "validate",
+    *_WITH_TORCH,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module 'dpdm.privacy' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"dpdm.privacy.{_WITH_TORCH[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

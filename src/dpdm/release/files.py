@@ -1,4 +1,5 @@
-"""The files of a release: what they are called, where they lie, and how a model is written.
+"""The files of a release: what they are called, where they lie, how those of text are read and
+written. Nothing here needs torch, so that a statement is read without waiting for it.
 
 No file here depends on private data except through a mechanism in the ledger.
 """
@@ -9,14 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from dpdm import __version__
 from dpdm.config import Config
-from dpdm.diffusion.mixture import Mixture
 from dpdm.errors import DpdmError, RequestError
-from dpdm.networks import save_weights
 from dpdm.release.zoo import PREFIX, zoo_release
 from dpdm.replacing import replacing
 
@@ -31,7 +28,7 @@ RELEASE_FILES = (
 DRAWN = ("samples.npz", "report.html")
 """Of these, what is drawn from the model and goes when the model or its settings change."""
 
-_FORMAT = 1
+FORMAT = 1
 
 
 def write_text(path: Path, text: str) -> None:
@@ -120,45 +117,42 @@ def public_settings(config: Config) -> dict[str, Any]:
     return values
 
 
-def write_release_model(
-    folder: Path,
-    config: Config,
-    image_shape: tuple[int, int, int],
-    classes: tuple[str, ...],
-    network: dict[str, torch.Tensor] | None,
-    mixture: Mixture | None,
-    histogram: torch.Tensor | None = None,
-    labeller: torch.Tensor | None = None,
-) -> None:
-    """Writes ``model.safetensors`` and, last, ``model.yaml``: a folder with the latter is whole.
+def read_description(folder: Path) -> dict[str, Any]:
+    """``model.yaml`` of a release folder. DpdmError where it is damaged or of another format."""
+    path = folder / "model.yaml"
+    try:
+        description = yaml.safe_load(path.read_text("utf-8"))
+        if not isinstance(description, dict) or description.get("format") != FORMAT:
+            raise DpdmError(f"{path}: not a model description of this version of dpdm (format 1)")
+        missing = {"image", "classes", "config"} - description.keys()
+        if missing:
+            raise DpdmError(f"{path}: damaged, {', '.join(sorted(missing))} missing")
+        image, classes = description["image"], description["classes"]
+        if not (
+            isinstance(image, dict)
+            and all(
+                isinstance(image.get(key), int) and image[key] > 0
+                for key in ("channels", "height", "width")
+            )
+            and isinstance(classes, list)
+            and all(isinstance(name, str) for name in classes)
+            and isinstance(description["config"], dict)
+        ):
+            raise DpdmError(
+                f"{path}: damaged, its image, classes or config are not as dpdm writes them"
+            )
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise DpdmError(f"{path}: damaged, not readable as YAML") from None
+    return description
 
-    Args:
-        folder: the release folder.
-        config: the run's settings.
-        image_shape: (C, H, W).
-        classes: names of the classes, in label order.
-        network: weights by name (the moving average), or None.
-        mixture: the prior, or None.
-        histogram: (Y,) noised shares of the classes, or None.
-        labeller: the labeller's weight, or None.
+
+def read_statement(folder: Path) -> dict[str, Any] | None:
+    """``privacy.json`` of a release folder, or None where there is none.
+
+    Raises:
+        DpdmError: the file is damaged.
     """
-    tensors = {f"network.{name}": value for name, value in (network or {}).items()}
-    if mixture is not None:
-        tensors |= {f"prior.{name}": value for name, value in mixture.to_tensors().items()}
-    if histogram is not None:
-        tensors["labels.histogram"] = histogram
-    if labeller is not None:
-        tensors["labeller.weight"] = labeller
-    save_weights(folder / "model.safetensors", tensors, {"format": str(_FORMAT)})
-    channels, height, width = image_shape
-    description = {
-        "format": _FORMAT,
-        "software": f"dpdm {__version__}",
-        "image": {"height": height, "width": width, "channels": channels},
-        "classes": list(classes),
-        "config": public_settings(config),
-    }
-    write_description(folder / "model.yaml", description)
+    return read_json(folder / "privacy.json")
 
 
 def write_description(path: Path, description: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
-from torch import nn
+from torch import Tensor, nn
 
+from dpdm import __version__
 from dpdm.config import Config, SamplerSettings
 from dpdm.config.loading import from_mapping
 from dpdm.diffusion.denoiser import Denoiser
@@ -22,12 +22,19 @@ from dpdm.diffusion.generate import generate
 from dpdm.diffusion.images import to_model_space, to_uint8
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.samplers import Callback
-from dpdm.errors import DpdmError, RequestError
+from dpdm.errors import RequestError
 from dpdm.memory import check_room
-from dpdm.networks import Labeller, load_into, load_weights
+from dpdm.networks import Labeller, load_into, load_weights, save_weights
 from dpdm.networks.labeller import BATCH
 from dpdm.release.build import build_denoiser
-from dpdm.release.files import find_release, read_json
+from dpdm.release.files import (
+    FORMAT,
+    find_release,
+    public_settings,
+    read_description,
+    read_statement,
+    write_description,
+)
 from dpdm.release.labelled import Reading, draw_as_labelled, fit_reading
 from dpdm.release.precision import autocast_dtype, place
 
@@ -60,7 +67,7 @@ class Model:
     classes: tuple[str, ...]
     denoiser: nn.Module
     mixture: Mixture | None
-    histogram: torch.Tensor | None
+    histogram: Tensor | None
     statement: dict[str, Any] | None
     labeller: Labeller | None = None
 
@@ -253,7 +260,7 @@ class Model:
             names = ("s_churn", "s_min", "s_max", "s_noise")
             options = {name: getattr(settings, name) for name in names}
 
-        def from_prior(first: int, stop: int) -> torch.Tensor:
+        def from_prior(first: int, stop: int) -> Tensor:
             assert self.mixture is not None
             chosen = torch.from_numpy(labels[first:stop])
             return self.mixture.sample(chosen, generator).clamp(-1.0, 1.0)
@@ -344,39 +351,42 @@ def load(path: str | Path) -> Model:
     )
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """``model.yaml`` of a release folder. DpdmError where it is damaged or of another format."""
-    path = folder / "model.yaml"
-    try:
-        description = yaml.safe_load(path.read_text("utf-8"))
-        if not isinstance(description, dict) or description.get("format") != 1:
-            raise DpdmError(f"{path}: not a model description of this version of dpdm (format 1)")
-        missing = {"image", "classes", "config"} - description.keys()
-        if missing:
-            raise DpdmError(f"{path}: damaged, {', '.join(sorted(missing))} missing")
-        image, classes = description["image"], description["classes"]
-        if not (
-            isinstance(image, dict)
-            and all(
-                isinstance(image.get(key), int) and image[key] > 0
-                for key in ("channels", "height", "width")
-            )
-            and isinstance(classes, list)
-            and all(isinstance(name, str) for name in classes)
-            and isinstance(description["config"], dict)
-        ):
-            raise DpdmError(
-                f"{path}: damaged, its image, classes or config are not as dpdm writes them"
-            )
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        raise DpdmError(f"{path}: damaged, not readable as YAML") from None
-    return description
+def write_release_model(
+    folder: Path,
+    config: Config,
+    image_shape: tuple[int, int, int],
+    classes: tuple[str, ...],
+    network: dict[str, Tensor] | None,
+    mixture: Mixture | None,
+    histogram: Tensor | None = None,
+    labeller: Tensor | None = None,
+) -> None:
+    """Writes ``model.safetensors`` and, last, ``model.yaml``: a folder with the latter is whole.
 
-
-def read_statement(folder: Path) -> dict[str, Any] | None:
-    """``privacy.json`` of a release folder, or None where there is none.
-
-    Raises:
-        DpdmError: the file is damaged.
+    Args:
+        folder: the release folder.
+        config: the run's settings.
+        image_shape: (C, H, W).
+        classes: names of the classes, in label order.
+        network: weights by name (the moving average), or None.
+        mixture: the prior, or None.
+        histogram: (Y,) noised shares of the classes, or None.
+        labeller: the labeller's weight, or None.
     """
-    return read_json(folder / "privacy.json")
+    tensors = {f"network.{name}": value for name, value in (network or {}).items()}
+    if mixture is not None:
+        tensors |= {f"prior.{name}": value for name, value in mixture.to_tensors().items()}
+    if histogram is not None:
+        tensors["labels.histogram"] = histogram
+    if labeller is not None:
+        tensors["labeller.weight"] = labeller
+    save_weights(folder / "model.safetensors", tensors, {"format": str(FORMAT)})
+    channels, height, width = image_shape
+    description = {
+        "format": FORMAT,
+        "software": f"dpdm {__version__}",
+        "image": {"height": height, "width": width, "channels": channels},
+        "classes": list(classes),
+        "config": public_settings(config),
+    }
+    write_description(folder / "model.yaml", description)

@@ -20,9 +20,8 @@ from dpdm.release.files import write_text
 from dpdm.release.model import Model
 from dpdm.sweep.folder import measured_place
 from dpdm.sweep.spending import own_epsilon
-from dpdm.training import Run, train
 from dpdm.training.events import Callback
-from dpdm.training.run import resolve_device
+from dpdm.training.run import Run, resolve_device, train
 
 Progress = Callable[[str, int, int], None]
 

@@ -19,7 +19,7 @@ from dpdm.sweep.grid import Cell, Grid, expand
 from dpdm.sweep.output import write_outputs
 from dpdm.sweep.runner import Ended, run_jobs
 from dpdm.sweep.spending import Composed, Training, planned, spent, trainings_of
-from dpdm.training import Interrupted
+from dpdm.training.interrupt import Interrupted
 from dpdm.training.run import resolve_device
 
 FRECHET = ("auto", "pixels", "inception")

@@ -24,7 +24,7 @@ from dpdm.data import Dataset
 from dpdm.errors import DpdmError, RequestError
 from dpdm.release.files import read_json, write_text
 from dpdm.sweep.grid import PRESET, Cell, Grid, base_of, value_text
-from dpdm.training import RunFolder
+from dpdm.training.folder import RunFolder
 
 _FORMAT = 1
 _MAY_CHANGE = ("name", "about", "training.seed", "training.microbatch", "training.checkpoint_every")

@@ -18,9 +18,9 @@ from dpdm.errors import RequestError
 from dpdm.privacy import Event, Ledger, epsilon, read_ledger
 from dpdm.privacy.accounting import Accountant
 from dpdm.sweep.grid import Cell
-from dpdm.training import Plan, RunFolder
-from dpdm.training.plan import settle
-from dpdm.training.run import check_shared_ledger, ledger_path
+from dpdm.training.folder import RunFolder, ledger_path
+from dpdm.training.plan import Plan, settle
+from dpdm.training.run import check_shared_ledger
 
 
 @dataclass(frozen=True)

@@ -247,3 +247,14 @@ def _same_config(folder: RunFolder, config: Config) -> None:
                     f"started with {value!r}; use that value, or another --out for a new run"
                 )
     write_text(folder.config, to_yaml(config))
+
+
+def shared_ledger(config: Config) -> Path | None:
+    """The whole path of the ledger that a run shares with others, or None where it has its own."""
+    named = config.privacy.ledger
+    return None if named is None else Path(named).expanduser().resolve()
+
+
+def ledger_path(folder: RunFolder, config: Config) -> Path:
+    """Where a run's spending is written down: its own ledger, or the shared one it names."""
+    return shared_ledger(config) or folder.ledger

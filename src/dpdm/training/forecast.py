@@ -20,7 +20,8 @@ from dpdm.lanes import Lanes
 from dpdm.memory import peak_memory, resident_memory
 from dpdm.networks import Labeller
 from dpdm.privacy import clip_and_sum
-from dpdm.release import autocast_dtype, build_denoiser, place, stand_in_prior
+from dpdm.release.build import build_denoiser, stand_in_prior
+from dpdm.release.precision import autocast_dtype, place
 from dpdm.training.labeller import kept_bytes, time_labeller
 from dpdm.training.microbatch import resolve_microbatch, usable_lanes
 from dpdm.training.plan import (

@@ -20,7 +20,7 @@ from dpdm.privacy import Event, epsilon
 from dpdm.privacy.accounting import CountedEvent
 from dpdm.promise import check_delta, gaussian_noise_multiplier_for, noise_multiplier_for
 from dpdm.promise.planning import gaussian, poisson_sampled_gaussian
-from dpdm.release import build_denoiser, stand_in_prior
+from dpdm.release.build import build_denoiser, stand_in_prior
 from dpdm.training.prior import PriorDesign, design_prior
 
 _MOST_LABELLER_STEPS = 500

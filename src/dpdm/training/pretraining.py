@@ -28,8 +28,9 @@ from dpdm.diffusion.mixture import Mixture
 from dpdm.errors import DpdmError, RequestError
 from dpdm.networks import load_into, load_weights, save_weights
 from dpdm.privacy import PrivateUnits, Session, SystemNoise
-from dpdm.release import autocast_dtype, build_denoiser, place
+from dpdm.release.build import build_denoiser
 from dpdm.release.files import read_json, write_text
+from dpdm.release.precision import autocast_dtype, place
 from dpdm.training.checkpoint import (
     TrainingState,
     list_checkpoints,

@@ -25,12 +25,19 @@ from dpdm.privacy import (
     SystemNoise,
     read_ledger,
 )
-from dpdm.release import Model, load, stand_in_prior
-from dpdm.release.files import DRAWN, find_release, public_settings, write_description
-from dpdm.release.model import read_description, read_statement
+from dpdm.release.build import stand_in_prior
+from dpdm.release.files import (
+    DRAWN,
+    find_release,
+    public_settings,
+    read_description,
+    read_statement,
+    write_description,
+)
+from dpdm.release.model import Model, load
 from dpdm.release.seal import seal_release
 from dpdm.training.events import Callback, TrainingEvent
-from dpdm.training.folder import RunFolder, open_run_folder
+from dpdm.training.folder import RunFolder, ledger_path, open_run_folder, shared_ledger
 from dpdm.training.interrupt import InterruptFlag
 from dpdm.training.plan import (
     Plan,
@@ -261,20 +268,14 @@ def seal(dataset: Dataset, config: Config) -> tuple[PublicFacts, PrivateUnits]:
 
 def _with_whole_path(config: Config) -> Config:
     """The same settings, with a shared ledger's path independent of the working folder."""
-    path = _shared_ledger(config)
+    path = shared_ledger(config)
     return config if path is None else config.with_settings("privacy", ledger=str(path))
-
-
-def _shared_ledger(config: Config) -> Path | None:
-    """The whole path of the ledger that a run shares with others, or None where it has its own."""
-    named = config.privacy.ledger
-    return None if named is None else Path(named).expanduser().resolve()
 
 
 def check_shared_ledger(config: Config, plan: Plan | None = None) -> None:
     """Refuses a shared ledger that is not there, that no seeded run may write to, or that has no
     room for a new run's plan."""
-    privacy, path = config.privacy, _shared_ledger(config)
+    privacy, path = config.privacy, shared_ledger(config)
     if path is None:
         return
     if not privacy.enabled or privacy.noise_seed is not None:
@@ -290,11 +291,6 @@ def check_shared_ledger(config: Config, plan: Plan | None = None) -> None:
         )
     if plan is not None:
         _check_budget(read_ledger(path), config, plan)
-
-
-def ledger_path(folder: RunFolder, config: Config) -> Path:
-    """Where a run's spending is written down: its own ledger, or the shared one it names."""
-    return _shared_ledger(config) or folder.ledger
 
 
 def noise_source(config: Config) -> NoiseSource:

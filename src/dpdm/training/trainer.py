@@ -24,8 +24,10 @@ from dpdm.memory import peak_memory
 from dpdm.networks import Labeller, load_weights, save_weights
 from dpdm.privacy import Event, NoisedSum, PrivateUnits, Session, epsilon, validate
 from dpdm.promise import build_statement, render_markdown, steps_within
-from dpdm.release import autocast_dtype, build_denoiser, place, write_release_model
+from dpdm.release.build import build_denoiser
 from dpdm.release.files import write_text
+from dpdm.release.model import write_release_model
+from dpdm.release.precision import autocast_dtype, place
 from dpdm.release.seal import seal_release
 from dpdm.training.checkpoint import (
     Phase,

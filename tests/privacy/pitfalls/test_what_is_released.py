@@ -47,8 +47,9 @@ from dpdm.privacy.gradients import (
     verification,
 )
 from dpdm.promise.attack import privacy_curve, true_positive_rate
-from dpdm.training import differentiation, loop, make_plan, run, view_gradients
+from dpdm.training import differentiation, loop, run, view_gradients
 from dpdm.training.checkpoint import TrainingState
+from dpdm.training.plan import make_plan
 from dpdm.training.prior import features, releases
 from dpdm.training.prior.design import PriorDesign
 from dpdm.training.seeded_noise import SeededNoise

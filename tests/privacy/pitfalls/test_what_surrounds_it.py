@@ -28,7 +28,8 @@ from dpdm.diffusion.configs import dm_config
 from dpdm.evaluation import report
 from dpdm.pipeline import sample_release, write_reports
 from dpdm.privacy import DpSgdStep, PrivateUnits, Session, SystemNoise, mechanisms, noise, units
-from dpdm.training import Run, run, train, trainer, view_gradients
+from dpdm.training import run, trainer, view_gradients
+from dpdm.training.run import Run, train
 from dpdm.training.seeded_noise import SeededNoise
 
 SMALL = (

@@ -148,8 +148,7 @@ def summary(ledger: Ledger, delta: float, accountant: Accountant) -> dict[str, A
 def _find(source: str) -> tuple[Path, float | None, str]:
     """The ledger that was named, and a run's own delta and accountant."""
     from dpdm.config import load_config
-    from dpdm.training import RunFolder
-    from dpdm.training.run import ledger_path
+    from dpdm.training.folder import RunFolder, ledger_path
 
     path = Path(source)
     if path.is_file():

@@ -25,8 +25,7 @@ def statement_command(
     from pathlib import Path
 
     from dpdm.promise import render_markdown
-    from dpdm.release.files import find_release
-    from dpdm.release.model import read_statement
+    from dpdm.release.files import find_release, read_statement
     from dpdm.release.seal import STATEMENT, check_release
 
     root = Path(source)
