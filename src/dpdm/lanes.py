@@ -26,25 +26,13 @@ class Lanes:
     """So many calls at a time, each in a thread of its own in which torch uses one thread.
 
     A single lane is the calling thread, and torch uses all of its threads. A context manager: the
-    threads end with it.
+    threads, which the first ``map`` starts, end with it.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._of_thread = threading.local()
         self._pool: ThreadPoolExecutor | None = None
-        if count > 1:
-            self._pool = ThreadPoolExecutor(count, "lane")
-            all_started = threading.Barrier(count)
-            threads = torch.get_num_threads()
-
-            def start(_: int) -> None:
-                all_started.wait()
-                torch.get_num_threads()  # torch sets a new thread's number when first asked for it
-                torch.set_num_threads(1)
-
-            list(self._pool.map(start, range(count)))
-            torch.set_num_threads(threads)  # what threads that start later find
 
     @property
     def item(self) -> object:
@@ -58,7 +46,25 @@ class Lanes:
             self._of_thread.item = item
             return function(item)
 
-        return map(call, items) if self._pool is None else self._pool.map(call, items)
+        if self.count == 1:
+            return map(call, items)
+        if self._pool is None:
+            self._pool = self._started()
+        return self._pool.map(call, items)
+
+    def _started(self) -> ThreadPoolExecutor:
+        pool = ThreadPoolExecutor(self.count, "lane")
+        all_started = threading.Barrier(self.count)
+        threads = torch.get_num_threads()
+
+        def start(_: int) -> None:
+            all_started.wait()
+            torch.get_num_threads()  # torch sets a new thread's number when first asked for it
+            torch.set_num_threads(1)
+
+        list(pool.map(start, range(self.count)))
+        torch.set_num_threads(threads)  # what threads that start later find
+        return pool
 
     def __enter__(self) -> Lanes:
         return self

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dpdm.errors import DpdmError
-from dpdm.networks import EMA, load_into, load_weights, save_weights
+from dpdm.networks import EMA, Adam, load_into, load_weights, save_weights
 
 Phase = Literal["pretraining", "warm-up", "labeller", "DP-SGD"]
 _PHASES: dict[Phase, int] = {"pretraining": 0, "warm-up": 0, "DP-SGD": 1}
@@ -28,14 +28,14 @@ class TrainingState:
 
     Attributes:
         network: the module that is trained.
-        optimiser: Adam over its parameters, in ``named_parameters`` order.
+        optimiser: Adam over its parameters.
         ema: moving average of its parameters.
         phase: which loop is running.
         step: steps of that phase that are done.
     """
 
     network: nn.Module
-    optimiser: torch.optim.Adam
+    optimiser: Adam
     ema: EMA
     phase: Phase
     step: int
@@ -45,7 +45,7 @@ class TrainingState:
         """Before the first step of a phase; only DP-SGD averages without the EMA's own warm-up."""
         return cls(
             network=network,
-            optimiser=torch.optim.Adam(network.parameters(), foreach=True),
+            optimiser=Adam(network),
             ema=EMA(network, ema_decay, warmup=phase != "DP-SGD"),
             phase=phase,
             step=0,
@@ -59,9 +59,7 @@ def save_checkpoint(folder: Path, state: TrainingState, ledger_head: str) -> Pat
     """
     tensors = {f"network.{name}": value for name, value in state.network.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in state.ema.state_dict().items()}
-    for name, parameter in state.network.named_parameters():
-        for key, value in state.optimiser.state[parameter].items():
-            tensors[f"adam.{key}.{name}"] = value
+    tensors |= {f"adam.{name}": value for name, value in state.optimiser.state_dict().items()}
     about = {"phase": state.phase, "step": state.step, "ledger_head": ledger_head}
     path = folder / f"{_PHASES[state.phase]}-{state.phase}-{state.step:08d}.safetensors"
     save_weights(path, tensors, {"checkpoint": json.dumps(about)})
@@ -105,13 +103,6 @@ def load_checkpoint(path: Path, state: TrainingState) -> str:
 
     load_into(state.network, part("network."))
     state.ema.load_state_dict(part("ema."))
-    for name, parameter in state.network.named_parameters():
-        moments = {
-            key: value.to(parameter.device if key != "step" else "cpu")
-            for key in ("step", "exp_avg", "exp_avg_sq")
-            if (value := tensors.get(f"adam.{key}.{name}")) is not None
-        }
-        if moments:
-            state.optimiser.state[parameter] = moments
+    state.optimiser.load_state_dict(part("adam."))
     state.phase, state.step = phase, step
     return head

@@ -26,6 +26,7 @@ from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.objective import denoising_loss
 from dpdm.diffusion.views import draw_views
 from dpdm.lanes import Lanes
+from dpdm.networks import half_cosine
 from dpdm.privacy import DpSgdStep, Elsewhere, Gradients, PrivateUnits, Session
 from dpdm.privacy.mechanisms import PrivateStepStatistics
 from dpdm.training.checkpoint import Phase, TrainingState
@@ -100,25 +101,15 @@ def saved_steps(
         save()
 
 
-def falling(step: int, steps: int) -> float:
-    """Half a cosine from 1 down to 0."""
-    return 0.5 * (1.0 + math.cos(math.pi * step / max(steps, 1)))
-
-
 def learning_rate(config: Config, peak: float, step: int, steps: int) -> float:
     """Of step number ``step`` (from 0) of ``steps``: constant, or half a cosine down to 0."""
     if config.training.schedule == "cosine":
-        return peak * falling(step, steps)
+        return peak * half_cosine(step, steps)
     return peak
 
 
 def _apply(state: TrainingState, gradients: Gradients, rate: float) -> None:
-    for group in state.optimiser.param_groups:
-        group["lr"] = rate
-    for name, parameter in state.network.named_parameters():
-        parameter.grad = gradients[name].to(parameter.dtype)
-    state.optimiser.step()
-    state.optimiser.zero_grad(set_to_none=True)
+    state.optimiser.step(gradients, rate)
     state.ema.update(state.network)
     state.step += 1
 

@@ -26,7 +26,7 @@ from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
 from dpdm.errors import DpdmError, RequestError
-from dpdm.networks import load_into, load_weights, save_weights
+from dpdm.networks import half_cosine, load_into, load_weights, save_weights
 from dpdm.privacy import PrivateUnits, Session, SystemNoise
 from dpdm.release.build import build_denoiser
 from dpdm.release.files import read_json, write_text
@@ -39,7 +39,7 @@ from dpdm.training.checkpoint import (
 )
 from dpdm.training.draws import keyed_generator
 from dpdm.training.interrupt import InterruptFlag
-from dpdm.training.loop import falling, plain_training, random_rows, saved_steps
+from dpdm.training.loop import plain_training, random_rows, saved_steps
 from dpdm.training.plan import prior_design
 from dpdm.training.prior import fit_prior
 
@@ -165,7 +165,7 @@ def _train(
         return to_model_space(images[chosen.numpy()], device), theirs
 
     def rate(step: int) -> float:
-        return how.learning_rate * falling(step, how.steps) * min(1.0, (step + 1) / _RAMP)
+        return how.learning_rate * half_cosine(step, how.steps) * min(1.0, (step + 1) / _RAMP)
 
     def save() -> None:
         save_checkpoint(folder, state, "")

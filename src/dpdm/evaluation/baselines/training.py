@@ -7,7 +7,6 @@ optimiser sees is the noised mean gradient and nothing else of the data.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from dpdm.evaluation.baselines.factors import factored_gradients
 from dpdm.evaluation.baselines.recipe import DpRecipe
 from dpdm.evaluation.classifiers.networks import ConvolutionalClassifier, linear, perceptron
 from dpdm.evaluation.classifiers.training import ClassifierName, scaled
-from dpdm.networks import load_into, load_weights, save_weights
+from dpdm.networks import half_cosine, load_into, load_weights, save_weights
 from dpdm.privacy import DpSgdStep, PrivateUnits, Session, validate
 from dpdm.privacy.gradients import PerUnit
 
@@ -126,7 +125,7 @@ def dp_sgd(
         noised, _ = mechanism.release(units, unit_gradients, parameters, session, state.step)
         for name, parameter in network.named_parameters():
             parameter.grad = noised[name].to(parameter.dtype)
-        rate = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * state.step / recipe.steps))
+        rate = recipe.learning_rate * half_cosine(state.step, recipe.steps)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
         state.optimiser.step()

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from dpdm.evaluation.classifiers.networks import ConvolutionalClassifier, perceptron
 from dpdm.evaluation.classifiers.residual import FAMILIES, ResidualClassifier
+from dpdm.networks import Adam, half_cosine
 
 ClassifierName = Literal["lr", "mlp", "cnn", "resnet", "wrn"]
 CLASSIFIER_NAMES: tuple[ClassifierName, ...] = ("lr", "mlp", "cnn")
@@ -202,19 +203,19 @@ def _fit(
     order = torch.randperm(len(labels), generator=generator)
     held_out = order[: max(1, round(plan.held_out * len(labels)))]
     train = order[len(held_out) :]
-    optimizer = torch.optim.Adam(module.parameters(), lr=plan.learning_rate, fused=True)
+    optimiser, step = Adam(module, fused=True), 0
     steps = plan.epochs * math.ceil(len(train) / plan.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     best, seen, chosen = _Best(-1.0, math.inf, 0, {}), list[float](), False
     for epoch in range(1, plan.epochs + 1):
         module.train()
         shuffled = train[torch.randperm(len(train), generator=generator)]
         for batch in torch.split(shuffled, plan.batch_size):
-            optimizer.zero_grad()
+            module.zero_grad()
             loss = functional.cross_entropy(module(scaled(pixels[batch])), labels[batch])
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+            gradients = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+            optimiser.step(gradients, plan.learning_rate * half_cosine(step, steps))
+            step += 1
         logits = _logits(module, pixels[held_out])
         accuracy = float((logits.argmax(1) == labels[held_out]).float().mean())
         held_out_loss = float(functional.cross_entropy(logits, labels[held_out]))

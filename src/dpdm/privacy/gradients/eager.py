@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -21,16 +22,18 @@ class _ForcedEager:
 
     def __enter__(self) -> None:
         with self._lock:
-            if self._within == 0:
+            self._within += 1
+            # Before torch's compiler is imported, which takes two seconds, nothing is compiled.
+            if self._stance is None and "torch._dynamo" in sys.modules:
                 self._stance = torch.compiler.set_stance("force_eager")
                 self._stance.__enter__()
-            self._within += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._within -= 1
-            if self._within == 0:
+            if self._within == 0 and self._stance is not None:
                 self._stance.__exit__(None, None, None)
+                self._stance = None
 
 
 FORCED_EAGER = _ForcedEager()
