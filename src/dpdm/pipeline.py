@@ -68,7 +68,11 @@ def _write(path: Path, images: Images, labels: Labels, classes: tuple[str, ...])
 
 def read_samples(run: Run) -> tuple[Images, Labels]:
     """``release/samples.npz``; see ``read_images``."""
-    images, labels = read_images(run.release / "samples.npz")
+    return _labelled(run.release / "samples.npz")
+
+
+def _labelled(path: Path) -> tuple[Images, Labels]:
+    images, labels = read_images(path)
     return images, np.full(len(images), -1, np.int64) if labels is None else labels
 
 
@@ -138,9 +142,15 @@ def stage_models(run: Run) -> list[StageModel]:
 
 
 def evaluate_run(
-    run: Run, train: Dataset, test: Dataset, progress: Progress | None = None
+    run: Run,
+    train: Dataset,
+    test: Dataset,
+    progress: Progress | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Measures the release's samples and those of earlier stages: ``private/evaluation.json``.
+
+    Stages are drawn on ``device``; what was drawn before an interruption is not drawn again.
 
     Raises:
         RequestError: the test set does not fit the model.
@@ -164,17 +174,17 @@ def evaluate_run(
     stages = stage_models(run) if settings.stages else []
     measured = []
     for stage in stages:
-        if stage is stages[-1]:
-            images, labels, accuracy = *samples, result["accuracy"]
-        else:
-            images, labels = _sample(stage.model, run, f"sampling: {stage.name.lower()}", progress)
+        file, last = stage_file(run, stage.name), stage is stages[-1]
+        if not file.is_file():
+            what = f"sampling: {stage.name.lower()}"
+            drawn = samples if last else _sample(stage.model, run, what, progress, device)
+            _write(file, *drawn, stage.model.classes)
+        accuracy = result["accuracy"]
+        if not last:
             accuracy = evaluate(
-                (images, labels), train=train, test=test, seeds=settings.seeds, cache=cache
+                _labelled(file), train=train, test=test, seeds=settings.seeds, cache=cache
             )["accuracy"]
         measured.append({"name": stage.name, "description": stage.description, **accuracy})
-        file = stage_file(run, stage.name)
-        if not file.is_file():
-            _write(file, images, labels, stage.model.classes)
     if measured:
         result["stages"] = measured
     keep_evaluation(run, result)

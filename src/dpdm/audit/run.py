@@ -36,12 +36,13 @@ from dpdm.networks import Labeller
 from dpdm.privacy import Ledger
 from dpdm.promise.wording import at_least, at_most
 from dpdm.release.build import build_denoiser, diffusion_of
+from dpdm.release.precision import resolve_device
 from dpdm.training.draws import keyed_generator
 from dpdm.training.events import Callback
 from dpdm.training.folder import open_run_folder
 from dpdm.training.interrupt import InterruptFlag
 from dpdm.training.plan import settle
-from dpdm.training.run import noise_source, resolve_device, seal
+from dpdm.training.run import noise_source, seal
 from dpdm.training.trainer import Trainer
 
 WHITE_BOX = "gradient-space"

@@ -45,8 +45,8 @@ def pretrain_command(
     config = load(source, settings)
     if out_path.exists():
         raise RequestError(f"--out {out_path}: exists already; give another file")
+    from dpdm.release.precision import resolve_device
     from dpdm.training.pretraining import PROCEDURAL, Pretraining, pretrain
-    from dpdm.training.run import resolve_device
 
     where = resolve_device(device)
 

@@ -66,13 +66,13 @@ def run_command(
         pipeline.check_test_set(dataset, test_set)
     with display() as shown:
         run = _train(config, dataset, out_folder, resume, force, device, shown.training)
-        pipeline.sample_release(run, shown.update)
+        pipeline.sample_release(run, shown.update, device)
         if not run.config.evaluation.classifiers:
             note("not evaluated: evaluation.classifiers=false")
         elif test_set is None:
             note("not evaluated: no labelled test images; give --test SPEC to measure accuracy")
         elif "accuracy" not in (pipeline.read_evaluation(run) or {}):
-            pipeline.evaluate_run(run, dataset, test_set, shown.update)
+            pipeline.evaluate_run(run, dataset, test_set, shown.update, device)
         release, private = pipeline.write_reports(run)
     _summary(run, pipeline.read_evaluation(run), release, private)
 
@@ -164,6 +164,7 @@ def report_command(
     out_file: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.html", help="Private report's file.")
     ] = None,
+    device: Device = "auto",
 ) -> None:
     """Write the two reports of a run: one to share, one private."""
     from dpdm import pipeline
@@ -174,7 +175,7 @@ def report_command(
     if out_file is not None:
         refuse_release("--out", out_file)
     with display() as shown:
-        pipeline.sample_release(opened, shown.update)
+        pipeline.sample_release(opened, shown.update, device)
     release, private = pipeline.write_reports(opened, out_file)
     out.print(f"reports: {release} (to share), {private} (private)")
 
@@ -189,8 +190,9 @@ def plan_command(
     """Print what a run would cost and be worth, before it starts; nothing private is used."""
     config = load(source, settings)
     dataset = open_training_data(config, data)
+    from dpdm.release.precision import resolve_device
     from dpdm.training.forecast import forecast
-    from dpdm.training.run import check_shared_ledger, resolve_device
+    from dpdm.training.run import check_shared_ledger
 
     found = forecast(config, dataset, resolve_device(device))
     if as_json:
@@ -210,8 +212,6 @@ def presets_command(
     from dpdm.config import load_config, preset_names, preset_row, to_yaml
 
     if name is not None:
-        if name not in preset_names():
-            load_config(name)
         config = load_config(name)
         if as_json:
             print_json(config.model_dump(mode="json"))

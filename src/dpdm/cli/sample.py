@@ -70,7 +70,7 @@ def sample_command(
             seed=seed,
             settings=settings,
             batch_size=batch_size,
-            device=_device(device),
+            device=device,
             progress=lambda done, total: shown.update("sampling", done, total),
         )
     write_samples(path, images, drawn if model.classes else None, model.classes)
@@ -131,9 +131,3 @@ def parse_labels(text: str) -> str | list[int]:
         raise RequestError(
             f"--labels {text}: use uniform, histogram or class numbers such as 0,1,2"
         ) from None
-
-
-def _device(name: str) -> str:
-    from dpdm.training.run import resolve_device
-
-    return str(resolve_device(name))

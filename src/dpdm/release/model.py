@@ -36,7 +36,7 @@ from dpdm.release.files import (
     write_description,
 )
 from dpdm.release.labelled import Reading, draw_as_labelled, fit_reading
-from dpdm.release.precision import autocast_dtype, place
+from dpdm.release.precision import autocast_dtype, place, resolve_device
 
 Progress = Callable[[int, int], None]
 Images = npt.NDArray[np.uint8]
@@ -175,7 +175,7 @@ class Model:
             generator.manual_seed(seed)
         drawn = self.labels(count, labels, seed)
         size = batch_size or self.config.sampling.batch_size
-        where = _device(device)
+        where = resolve_device(device)
         if isinstance(self.denoiser, Denoiser):
             self.denoiser.precision = autocast_dtype(self.config.sampling.precision, where)
         draw: Callable[[Labels], Images]
@@ -296,20 +296,6 @@ class Model:
             if progress is not None:
                 progress(min(start + batch_size, len(labels)), len(labels))
         return np.concatenate(parts)
-
-
-def _device(name: str | torch.device | None) -> torch.device:
-    try:
-        where = torch.device(name or "cpu")
-    except RuntimeError:
-        where = None
-    if (
-        where is None
-        or where.type not in ("cpu", "cuda")
-        or (where.type == "cuda" and not torch.cuda.is_available())
-    ):
-        raise RequestError(f"device {name}: use cpu, or cuda where there is one")
-    return where
 
 
 def load(path: str | Path) -> Model:

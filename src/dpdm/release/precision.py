@@ -1,4 +1,4 @@
-"""How a network lies on a device: precision of its matrix products, layout of its weights."""
+"""Where a network computes: device, precision of its matrix products, layout of its weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,27 @@ from torch import nn
 
 from dpdm.config import Precision
 from dpdm.diffusion.denoiser import Denoiser
+from dpdm.errors import RequestError
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """``auto`` is a GPU where there is one; None is the CPU.
+
+    Raises:
+        RequestError: no device of that name, or none that dpdm computes on, or it is not there.
+    """
+    there = torch.cuda.is_available()
+    if device == "auto":
+        return torch.device("cuda" if there else "cpu")
+    try:
+        found = torch.device(device or "cpu")
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise RequestError(f"--device {device}: use auto, cpu or cuda")
+    if found.type == "cuda" and not there:
+        raise RequestError(f"--device {device}: no CUDA device is available; use auto or cpu")
+    return found
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:

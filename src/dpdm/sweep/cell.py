@@ -21,7 +21,7 @@ from dpdm.release.model import Model
 from dpdm.sweep.folder import measured_place
 from dpdm.sweep.spending import own_epsilon
 from dpdm.training.events import Callback
-from dpdm.training.run import Run, resolve_device, train
+from dpdm.training.run import Run, train
 
 Progress = Callable[[str, int, int], None]
 
@@ -114,7 +114,7 @@ def _measure(
             settings = model.config.model_copy(update={"sampling": config.sampling})
             _draw(replace(model, config=settings), samples, cell["seed"], job.device, progress)
     else:
-        samples = pipeline.sample_release(run, progress, str(resolve_device(job.device)))
+        samples = pipeline.sample_release(run, progress, job.device)
     images, labels = pipeline.read_images(samples)
     metrics = [*(("classifiers",) if test is not None and test.classes else ()), "fid"]
     evaluation = dict(
@@ -162,7 +162,7 @@ def _draw(model: Model, path: Path, seed: int, device: str, progress: Progress |
     images, labels = model.sample(
         model.config.sampling.count,
         seed=seed,
-        device=str(resolve_device(device)),
+        device=device,
         progress=None if progress is None else lambda done, n: progress("sampling", done, n),
     )
     write_samples(path, images, labels if model.classes else None, model.classes)

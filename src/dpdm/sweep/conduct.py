@@ -13,6 +13,7 @@ import dpdm
 from dpdm.data import Dataset
 from dpdm.errors import RequestError
 from dpdm.evaluation.features import find_inception
+from dpdm.release.precision import resolve_device
 from dpdm.sweep.cell import Job
 from dpdm.sweep.folder import SweepFolder, begin, check_folder, described, in_columns_of
 from dpdm.sweep.grid import Cell, Grid, expand
@@ -20,7 +21,6 @@ from dpdm.sweep.output import write_outputs
 from dpdm.sweep.runner import Ended, run_jobs
 from dpdm.sweep.spending import Composed, Training, planned, spent, trainings_of
 from dpdm.training.interrupt import Interrupted
-from dpdm.training.run import resolve_device
 
 FRECHET = ("auto", "pixels", "inception")
 

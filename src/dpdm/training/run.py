@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dpdm.config import Config, load_config
 from dpdm.config.loading import from_mapping
 from dpdm.data import Dataset, PublicFacts
@@ -35,6 +33,7 @@ from dpdm.release.files import (
     write_description,
 )
 from dpdm.release.model import Model, load
+from dpdm.release.precision import resolve_device
 from dpdm.release.seal import seal_release
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder, ledger_path, open_run_folder, shared_ledger
@@ -219,16 +218,6 @@ def _renew_sampling(run: Run) -> bool:
     write_description(path, description)
     run.folder.update_state(seal=seal_release(run.release, written=("model.yaml", *DRAWN)))
     return True
-
-
-def resolve_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise RequestError(f"--device {name}: use auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RequestError("--device cuda: no CUDA device is available; use auto or cpu")
-    return torch.device(name)
 
 
 def _may_go_further(folder: RunFolder, config: Config) -> bool:
