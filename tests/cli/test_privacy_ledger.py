@@ -14,6 +14,7 @@ from dpdm.config.loading import to_yaml
 from dpdm.privacy import Ledger, epsilon, read_ledger
 from dpdm.promise.planning import gaussian, poisson_sampled_gaussian
 from dpdm.promise.wording import at_least, at_most
+from dpdm.training.seeded_noise import SeededNoise
 
 COUNTS = gaussian(8)
 STEP = poisson_sampled_gaussian(0.05, 1.1)
@@ -170,6 +171,19 @@ def test_a_run_that_shares_a_ledger_shows_that_one(privacy, own, shared):
     (own / "private" / "config.yaml").write_text(to_yaml(config))
     _, out, _ = privacy("ledger", own, "--json")
     assert [run["name"] for run in json.loads(out)["runs"]] == ["first", "second"]
+
+
+def test_a_ledger_of_noise_from_a_seed_is_not_called_private(privacy, tmp_path, shared):
+    path = tmp_path / "seeded.jsonl"
+    noise = SeededNoise(1, 4).description
+    with Ledger.create(path, dataset="digits", unit="image", noise_source=noise) as ledger:
+        ledger.record("DP-SGD step", STEP, step=0)
+    _, out, _ = privacy("ledger", path, "--delta", DELTA)
+    assert "NOT PRIVATE" in out
+    assert not json.loads(privacy("ledger", path, "--delta", DELTA, "--json")[1])["private"]
+    _, out, _ = privacy("ledger", shared)
+    assert "NOT PRIVATE" not in out
+    assert json.loads(privacy("ledger", shared, "--json")[1])["private"]
 
 
 def test_an_epsilon_that_is_not_finite_is_no_number(privacy, shared):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,8 +20,11 @@ import yaml
 from dpdm.cli import main
 from dpdm.cli.console import Display
 from dpdm.cli.sweep import perform
+from dpdm.config import load_config, to_yaml
 from dpdm.errors import DpdmError
 from dpdm.privacy import read_ledger
+from dpdm.sweep import runner
+from dpdm.sweep.cell import Job
 from dpdm.sweep.folder import SweepFolder
 from dpdm.sweep.runner import Ended
 
@@ -231,7 +235,7 @@ def test_cells_without_privacy_say_so(dpdm, tmp_path, in_process) -> None:
         "--jobs", 1,
     )  # fmt: skip
     assert status == 0
-    assert "NOT PRIVATE: 1 training with privacy.enabled=false" in said
+    assert "NOT PRIVATE: of 1 trainings 1 had no noise (privacy.enabled=false)" in said
     found = json.loads(printed)
     assert found["composed_epsilon"] is None
     assert [(line["private"], line["epsilon"]) for line in found["results"]] == [(False, None)]
@@ -263,6 +267,20 @@ def test_ctrl_c_saves_stops_the_processes_and_the_same_command_goes_on(
     assert status == 0, said
     assert set(steps_recorded(out).values()) == {20}  # no step was done twice
     assert len(results(out)) == 2
+
+
+def test_a_training_that_another_stopped_is_not_called_done(tmp_path, monkeypatch) -> None:
+    def stopped(job: Job, logs: Path) -> Any:
+        child = subprocess.Popen(["sleep", "60"], stdin=subprocess.PIPE, text=True)
+        child.terminate()
+        return runner._Child(job, child, (logs / "log").open("w"))
+
+    monkeypatch.setattr(runner, "_start", stopped)
+    job = Job("a", "", {}, (), "", None, "", "", "cpu", None, {})
+    ended: list[Ended] = []
+    whole = runner.run_jobs([job], 1, tmp_path, tell=lambda _: None, done=ended.append)
+    assert whole
+    assert [end.error for end in ended] == ["stopped by a signal; its state is saved"]
 
 
 def test_a_killed_parent_takes_its_processes_along(tmp_path) -> None:
@@ -331,10 +349,25 @@ def test_the_ready_made_sweeps_are_listed_with_what_they_cost(dpdm) -> None:
         (("digits", "--vary", "views.count=1", "--frechet", "eyes"), "--frechet eyes"),
         (("digits", "--vary", "training.batch_size=64,9999"), "batch_size=9999_seed=0: "),
         (("digits", "--vary", "preset=digits,mnist-eps1"), "different data"),
+        (("digits", "--vary", "preset=digits,GROUPS"), "of different units"),
+        (("digits", "--vary", "preset=digits,SEEDS"), "measured differently"),
+        (("digits", "--vary", "views.count=1", "--test", "LARGER"), "its images are (10, 10, 1)"),
+        (("digits", "--vary", "views.count=2020-01-01"), "views.count"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(dpdm, tmp_path, arguments, said) -> None:
-    out = tmp_path / "sweep"
+    out, files = tmp_path / "sweep", {"GROUPS": "privacy.unit=group", "SEEDS": "evaluation.seeds=5"}
+    for name, setting in files.items():
+        (tmp_path / f"{name}.yaml").write_text(to_yaml(load_config("digits", [setting])))
+    np.savez(
+        tmp_path / "LARGER.npz",
+        images=np.zeros((20, 10, 10, 1), np.uint8),
+        labels=np.arange(20) % 10,
+    )
+    places = {name: str(tmp_path / f"{name}.yaml") for name in files}
+    places["LARGER"] = str(tmp_path / "LARGER.npz")
+    for name, place in places.items():
+        arguments = [word.replace(name, place) for word in arguments]
     status, printed, errors = dpdm("sweep", *arguments, "--out", out)
     assert status == 2
     assert said in errors

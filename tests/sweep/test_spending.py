@@ -55,6 +55,25 @@ def test_trainings_without_noise_are_counted_apart() -> None:
     assert (alone.epsilon, alone.trainings, alone.without) == (None, 0, 1)
 
 
+def test_trainings_whose_noise_can_be_repeated_are_counted_apart(tmp_path) -> None:
+    asked = trainings("privacy.noise_seed=null,7", settings=("training.steps=5",))
+    total = planned(asked, {})
+    assert (total.trainings, total.seeded) == (1, 1)
+    assert total.epsilon == pytest.approx(10, rel=1e-3)
+    assert total.not_private is not None
+    assert "of 2 trainings 1 had noise from a chosen seed" in total.not_private
+    runs = {one.name: begun(tmp_path, one, 5) for one in asked}
+    assert spent(runs).epsilon == spent({asked[0].name: runs[asked[0].name]}).epsilon
+
+
+def test_units_that_do_not_add_up_are_not_added(tmp_path) -> None:
+    (one,) = trainings("views.count=1", settings=("training.steps=20",))
+    run = begun(tmp_path, one, 1)
+    run.config.write_text(run.config.read_text().replace("unit: image", "unit: group"))
+    with pytest.raises(RequestError, match=r"privacy\.unit"):
+        planned(trainings("views.count=2"), {one.name: run})
+
+
 def begun(tmp_path, training, records: int) -> RunFolder:
     """A run that was interrupted after some steps."""
     from dpdm.config import to_yaml

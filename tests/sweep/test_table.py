@@ -108,9 +108,9 @@ def test_figures_are_the_same_bytes_for_the_same_lines(lines) -> None:
 
 
 def test_the_page_says_what_all_cost_and_loads_nothing(lines) -> None:
-    page = render_page(lines, rows_of(lines), Composed(12.34, 1e-4, "pld", 4, 1))
+    page = render_page(lines, rows_of(lines), Composed(12.34, 1e-4, "pld", 4, 1, 0))
     assert "12.34" in page
-    assert "NOT PRIVATE: 1 of the trainings" in page
+    assert "NOT PRIVATE: of 5 trainings 1 had no noise" in page
     assert "Private: not covered by the guarantee" in page
     assert 'alt="Accuracy and Frechet distance' in page
     for loading in ("http://", "https://", "<script", '<link rel="stylesheet'):

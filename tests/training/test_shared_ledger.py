@@ -94,6 +94,15 @@ def test_a_run_without_secret_noise_has_no_place_in_a_shared_ledger(
     assert not (tmp_path / "a").exists()
 
 
+def test_a_ledger_in_which_a_seeded_run_spent_is_no_shared_one(digits, small, tmp_path):
+    seeded = train(digits, small("privacy.noise_seed=3", "training.max_steps=1"), tmp_path / "a")
+    before = read_ledger(seeded.folder.ledger).head
+    with pytest.raises(RequestError, match="chosen seed"):
+        train(digits, small(f"privacy.ledger={seeded.folder.ledger}"), tmp_path / "b")
+    assert read_ledger(seeded.folder.ledger).head == before
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_shared_ledger_that_is_missing_says_how_to_make_one(digits, small, tmp_path):
     with pytest.raises(RequestError, match="open-ledger"):
         train(digits, small(f"privacy.ledger={tmp_path / 'none.jsonl'}"), tmp_path / "a")

@@ -157,10 +157,8 @@ def _warn(prepared: Prepared) -> None:
             f"of all together: {_epsilon(total.epsilon)} at delta {total.delta:g} "
             f"({total.accountant})"
         )
-    if total.without:
-        note(f"warning: NOT PRIVATE: {_trainings(total.without)} with privacy.enabled=false")
-    if any(one.config.privacy.enabled and not one.private for one in prepared.trainings):
-        note("warning: NOT PRIVATE: privacy.noise_seed fixes the noise")
+    if total.not_private:
+        note(f"warning: {total.not_private}")
     if prepared.shared_ledger:
         note("one training at a time: they share a ledger (privacy.ledger)")
 
@@ -202,6 +200,7 @@ def _print_plan(prepared: Prepared, as_json: bool) -> None:
                 "done": len(prepared.cells) - len(prepared.missing),
                 "image_passes": prepared.image_passes,
                 "composed_epsilon": total.epsilon,
+                "not_private": total.not_private,
                 "delta": total.delta or None,
                 "accountant": total.accountant,
             }
@@ -245,10 +244,12 @@ def _print_result(result: dict[str, Any], as_json: bool) -> None:
         )
         if result["delta"] is not None:
             out.print(
-                f"spent by {_trainings(result['trainings'])} together, by their ledgers: epsilon "
-                f"{_epsilon(result['composed_epsilon'])} at delta {result['delta']:g}",
+                f"spent by {_trainings(result['private_trainings'])} together, by their ledgers: "
+                f"epsilon {_epsilon(result['composed_epsilon'])} at delta {result['delta']:g}",
                 markup=False,
             )
+        if result["not_private"]:
+            out.print(result["not_private"], markup=False)
         out.print(f"private results: {result['folder']} (table.html, figure.png)", markup=False)
     for name, error in result["failed"].items():
         note(f"failed: {name}: {error}")
@@ -270,10 +271,7 @@ def _list(as_json: bool) -> None:
         assert ready is not None
         cells = expand(ready.grid)
         trainings = {cell.training_name: cell.config for cell in cells}
-        passes = sum(
-            config.training.steps_to_do * config.training.batch_size * config.views.count
-            for config in trainings.values()
-        )
+        passes = sum(config.image_passes for config in trainings.values())
         row = {"name": name, "about": ready.about, "cells": len(cells)}
         rows.append(row | {"trainings": len(trainings), "image_passes": passes})
     if as_json:

@@ -329,7 +329,7 @@ class Config(_Section):
     @property
     def image_passes(self) -> int:
         """Images through the network in all planned DP-SGD steps, expected."""
-        return self.training.steps * self.training.batch_size * self.views.count
+        return self.training.steps_to_do * self.training.batch_size * self.views.count
 
     def with_settings(self, section: str, **settings: object) -> Self:
         """The same with other settings in a section, which are taken as they are, unchecked."""

@@ -54,13 +54,13 @@ def refuse_release(option: str, path: Path) -> None:
     """Keeps what is private out of what may be shared.
 
     Raises:
-        RequestError: ``path``, which ``option`` named, lies in a release folder.
+        RequestError: ``path``, which ``option`` named, is a release folder or lies in one.
     """
-    for folder in path.resolve().parents:
+    for folder in (path.resolve(), *path.resolve().parents):
         run = folder.name == "release" and (folder.parent / "private").is_dir()
         if run or (folder / "privacy.json").is_file():
             raise RequestError(
-                f"{option} {path}: lies in {folder}, which is made to be shared, and this is "
+                f"{option} {path}: {folder} is made to be shared, and what would be written is "
                 "private; give another place"
             )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dpdm
+from dpdm import pipeline
 from dpdm.data import Dataset
 from dpdm.errors import RequestError
 from dpdm.evaluation.features import find_inception
@@ -72,10 +73,19 @@ def prepare(grid: Grid, out: Path, train: Dataset, test: Dataset | None, frechet
     folder = SweepFolder(out)
     measure = _frechet(frechet, folder)
     cells = expand(in_columns_of(folder, grid))
-    if len({cell.config.data for cell in cells}) > 1:
-        raise RequestError(
-            f"--vary preset={','.join(grid.sources)}: presets on different data cannot be compared"
-        )
+    for what, values in (
+        ("on different data", {cell.config.data for cell in cells}),
+        ("of different units", {cell.config.privacy.unit for cell in cells}),
+        ("that are measured differently", {cell.config.evaluation for cell in cells}),
+    ):
+        if len(values) > 1:
+            raise RequestError(
+                f"--vary preset={','.join(grid.sources)}: presets {what} cannot be compared"
+            )
+    if test is not None and test.classes:
+        pipeline.check_test_set(train, test)
+    for config in {cell.config.sampling.count: cell.config for cell in cells}.values():
+        pipeline.check_sampling(config, train)
     about = described(grid, cells, train, test, measure)
     check_folder(folder, about)
     trainings = trainings_of(cells, train.facts(cells[0].config.privacy.unit))
@@ -194,7 +204,9 @@ def _conduct(prepared: Prepared, options: Options) -> dict[str, Any]:
         "cells": total,
         "done": finished,
         "failed": {end.job.name: end.error for end in ended if end.error},
-        "trainings": composed.trainings + composed.without,
+        "trainings": len(folder.runs()),
+        "private_trainings": composed.trainings,
+        "not_private": composed.not_private,
         "composed_epsilon": composed.epsilon,
         "delta": composed.delta or None,
         "accountant": composed.accountant,

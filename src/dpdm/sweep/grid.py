@@ -179,7 +179,7 @@ def _alternative(base: Config, source: str, name: Any) -> list[tuple[str, Any]]:
 
 
 def _setting(key: str, value: Any) -> str:
-    return f"{key}={json.dumps(value)}"
+    return f"{key}={json.dumps(value, default=str)}"
 
 
 def _is_sampling(key: str) -> bool:

@@ -104,11 +104,8 @@ def _sentences(composed: Composed) -> list[str]:
             "from this page, or publishes several of its models, lets out something that depends "
             "on all of them, and spends the epsilon of all together, computed from their ledgers."
         )
-    if composed.without:
-        found.append(
-            f"NOT PRIVATE: {composed.without} of the trainings had no noise "
-            "(privacy.enabled=false); no epsilon covers what was chosen with their help."
-        )
+    if composed.not_private:
+        found.append(composed.not_private)
     return found
 
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -33,7 +33,7 @@ class Ended:
     Attributes:
         job: which.
         status: 0 done, 130 stopped, else failed.
-        error: one line where it failed.
+        error: one line where it failed, or was stopped by another than its parent.
     """
 
     job: Job
@@ -93,7 +93,10 @@ def run_jobs(
                     _stop_once(running)
                 for child in [one for one in running if one.process.poll() is not None]:
                     running.remove(child)
-                    done(child.ended())
+                    end = child.ended()
+                    if end.status == _INTERRUPTED and not interrupt.raised:
+                        end = replace(end, error="stopped by a signal; its state is saved")
+                    done(end)
         finally:  # also a second Ctrl-C
             for child in running:
                 child.stop(signal.SIGKILL)

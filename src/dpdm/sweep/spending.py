@@ -42,13 +42,12 @@ class Training:
     @property
     def image_passes(self) -> int:
         """Images through the network in its DP-SGD steps, expected."""
-        steps = self.config.training.steps_to_do
-        return steps * self.config.training.batch_size * self.config.views.count
+        return self.config.image_passes
 
     @property
     def private(self) -> bool:
-        """Whether it keeps a promise: with noise, and noise that nobody can repeat."""
-        return self.config.privacy.enabled and self.config.privacy.noise_seed is None
+        """Whether it keeps a promise."""
+        return keeps_promise(self.config)
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,11 @@ class Composed:
     """What trainings on the same data spend together.
 
     Attributes:
-        epsilon: of all together, at ``delta``; None where none of them has noise, or where no
-            finite one can be proved.
-        trainings: how many have, those with a noise seed included.
-        without: how many have none (``privacy.enabled=false``).
+        epsilon: of all that keep a promise together, at ``delta``; None where none does, or where
+            no finite one can be proved.
+        trainings: how many keep a promise.
+        without: how many have no noise (``privacy.enabled=false``).
+        seeded: how many have noise that can be repeated (``privacy.noise_seed``).
     """
 
     epsilon: float | None
@@ -67,6 +67,28 @@ class Composed:
     accountant: Accountant
     trainings: int
     without: int
+    seeded: int
+
+    @property
+    def not_private(self) -> str | None:
+        """What epsilon does not cover, in a sentence; None where it covers all."""
+        causes = (
+            (self.without, "no noise (privacy.enabled=false)"),
+            (self.seeded, "noise from a chosen seed (privacy.noise_seed)"),
+        )
+        found = [f"{count} had {cause}" for count, cause in causes if count]
+        if not found:
+            return None
+        total = self.trainings + self.without + self.seeded
+        return (
+            f"NOT PRIVATE: of {total} trainings {' and '.join(found)}; no epsilon covers what is "
+            "chosen with their help."
+        )
+
+
+def keeps_promise(config: Config) -> bool:
+    """Whether a training is one with noise, and noise that nobody can repeat."""
+    return config.privacy.enabled and config.privacy.noise_seed is None
 
 
 def trainings_of(cells: Iterable[Cell], facts: PublicFacts) -> tuple[Training, ...]:
@@ -96,17 +118,24 @@ def planned(trainings: Iterable[Training], runs: Mapping[str, RunFolder]) -> Com
         runs: the folders that are there, by the name of their training; also of other grids.
 
     Raises:
-        RequestError: a shared ledger that is not there, or is not for runs without secret noise.
+        RequestError: a shared ledger that is not there, or is not for runs without secret noise;
+            trainings of different units, whose spending does not add up.
         DpdmError: a ledger is damaged, or a shared one has no room for what is to come.
     """
     trainings = list(trainings)
     configs = {name: load_config(run.config) for name, run in runs.items()}
     configs |= {one.name: one.config for one in trainings}
+    units = {config.privacy.unit for config in configs.values() if keeps_promise(config)}
+    if len(units) > 1:
+        raise RequestError(
+            "privacy.unit: what trainings of different units spend does not add up; sweep each "
+            "unit into its own --out"
+        )
     for config in configs.values():
         check_shared_ledger(config)
     ledgers = _ledgers(configs, runs)
     to_come = Counter[Event]()
-    for one in trainings:
+    for one in (one for one in trainings if one.private):
         to_come += _to_come(one, runs.get(one.name), ledgers)
     for ledger in ledgers.values():
         accountant = _accountant(configs.values())
@@ -128,7 +157,7 @@ def own_epsilon(run: RunFolder, config: Config) -> float | None:
     """What one training spent by its ledger; None where it keeps no promise, or no finite one."""
     privacy = config.privacy
     path = ledger_path(run, config)
-    if not privacy.enabled or privacy.noise_seed is not None or not path.is_file():
+    if not keeps_promise(config) or not path.is_file():
         return None
     ledger = read_ledger(path)
     value = ledger.epsilon(privacy.delta, privacy.accountant, _ledger_name(run, config))
@@ -141,10 +170,10 @@ def _ledger_name(run: RunFolder, config: Config) -> str:
 
 
 def _ledgers(configs: Mapping[str, Config], runs: Mapping[str, RunFolder]) -> dict[Path, Ledger]:
-    """Every ledger that these trainings write to and that is there, once."""
+    """Every ledger that those who keep a promise write to and that is there, once."""
     paths = set()
     for name, config in configs.items():
-        if config.privacy.enabled and (config.privacy.ledger or name in runs):
+        if keeps_promise(config) and (config.privacy.ledger or name in runs):
             paths.add(ledger_path(runs.get(name, RunFolder(Path())), config).resolve())
     return {path: read_ledger(path) for path in sorted(paths) if path.is_file()}
 
@@ -176,12 +205,14 @@ def _to_come(
 
 
 def _composed(configs: Collection[Config], events: Mapping[Event, int]) -> Composed:
-    noised = [config.privacy for config in configs if config.privacy.enabled]
-    delta = min((privacy.delta for privacy in noised), default=0.0)
+    promised = [config.privacy for config in configs if keeps_promise(config)]
+    delta = min((privacy.delta for privacy in promised), default=0.0)
     accountant = _accountant(configs)
-    value = epsilon(events.items(), delta, accountant) if noised else math.inf
+    value = epsilon(events.items(), delta, accountant) if promised else math.inf
     finite = value if value < math.inf else None
-    return Composed(finite, delta, accountant, len(noised), len(configs) - len(noised))
+    without = sum(not config.privacy.enabled for config in configs)
+    seeded = len(configs) - len(promised) - without
+    return Composed(finite, delta, accountant, len(promised), without, seeded)
 
 
 def _accountant(configs: Iterable[Config]) -> Accountant:

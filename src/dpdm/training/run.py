@@ -30,6 +30,7 @@ from dpdm.release.files import (
     public_settings,
     read_description,
     read_statement,
+    refuse_release,
     write_description,
 )
 from dpdm.release.model import Model, load
@@ -47,7 +48,7 @@ from dpdm.training.plan import (
     steps_left_out,
 )
 from dpdm.training.pretraining import first_weights
-from dpdm.training.seeded_noise import SeededNoise
+from dpdm.training.seeded_noise import SeededNoise, drew_from_seed
 from dpdm.training.trainer import Trainer, build_for
 
 
@@ -136,6 +137,7 @@ def train(
     if not config.data.labels:
         dataset = dataset.without_labels()
     facts, units = seal(dataset, config)
+    refuse_release("--out", Path(out))
     place = resolve_device(device)
     asked = config = _with_whole_path(config)
     config, plan = settle(config, facts)
@@ -320,6 +322,11 @@ def _session(
 def _check_budget(ledger: Ledger, config: Config, plan: Plan) -> None:
     """A run that would exceed what a shared ledger allows in all does not start."""
     ledger.require_unit(config.privacy.unit)
+    if drew_from_seed(ledger):
+        raise RequestError(
+            f"privacy.ledger={config.privacy.ledger}: holds a run whose noise came from a chosen "
+            "seed, so that no epsilon holds for all together; use another ledger"
+        )
     planned = Counter[Event]()
     for event, count in plan.events():
         planned[event] += count

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 
+from dpdm.privacy import Ledger
 from dpdm.privacy.noise import Key, NoiseSource, Words
 
 
@@ -28,3 +29,8 @@ class SeededNoise(NoiseSource):
         name = json.dumps([self._seed, *key]).encode()
         entropy = int.from_bytes(hashlib.sha256(name).digest(), "big")
         return np.random.Philox(np.random.SeedSequence(entropy)).random_raw
+
+
+def drew_from_seed(ledger: Ledger) -> bool:
+    """Whether a ledger's noise was such: no epsilon holds of what its runs released."""
+    return str(ledger.header["noise_source"]).startswith(SeededNoise.source)

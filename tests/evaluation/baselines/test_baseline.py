@@ -72,6 +72,7 @@ def test_each_classifier_has_a_ledger_and_statement_within_its_epsilon(sets, tmp
         assert statement["epsilon"] <= 5.0
         assert statement["epsilon"] == pytest.approx(spent_independently(own), rel=0.01)
         assert (folder / "PRIVACY.md").read_text().startswith("This release is differentially")
+        assert "seconds" not in json.loads((folder / "settings.json").read_text())  # covered
         uses += own
     assert found["ledgers"] == 2
     assert found["epsilon_composed"] == pytest.approx(spent_independently(uses), rel=0.01)
@@ -216,6 +217,9 @@ def test_groups_are_units_where_they_are_asked_for(tmp_path):
     statement = json.loads((folder / "privacy.json").read_text())
     assert statement["unit"] == found["baseline"]["unit"] == "group"
     assert statement["max_images_per_unit"] == 2
+    with pytest.raises(RequestError, match="whose unit is 'group'"):
+        compared((train, collection(60, seed=1)), tmp_path)
+    assert [*tmp_path.iterdir()] == [folder]
 
 
 def test_the_recipe_reads_public_numbers_and_keeps_its_epsilon():

@@ -70,6 +70,11 @@ def ledger_command(
             for run in [*found["runs"], total]
         ],
     )
+    if not found["private"]:
+        out.print(
+            "NOT PRIVATE: the noise came from a chosen seed; no epsilon here protects anybody",
+            markup=False,
+        )
     if budget := found["budget"]:
         left = "nothing" if budget["left"] is None else at_least(budget["left"], 6)
         out.print(
@@ -89,7 +94,9 @@ def open_ledger_command(
 ) -> None:
     """Open a ledger with a budget, to be shared by runs on the same data (privacy.ledger=PATH)."""
     from dpdm.privacy import Ledger, SystemNoise
+    from dpdm.release.files import refuse_release
 
+    refuse_release("PATH", path)
     if unit not in ("image", "group"):
         raise RequestError(f"--unit {unit}: use image or group")
     if not dataset.strip():
@@ -112,11 +119,14 @@ def open_ledger_command(
 def summary(ledger: Ledger, delta: float, accountant: Accountant) -> dict[str, Any]:
     """The ledger as ``dpdm privacy ledger --json`` prints it: the header, and
 
-    ``records`` and ``repeated`` (of them, of steps done again after an interruption), ``runs``
-    (each with ``name``, ``records``, ``mechanisms`` and its own ``epsilon``), ``mechanisms`` and
-    ``epsilon`` of all together, ``budget`` (with ``spent`` and ``left``, their difference) or None,
-    and ``head``. An epsilon is None where no finite one can be shown.
+    ``private`` (false where the noise came from a chosen seed), ``records`` and ``repeated`` (of
+    them, of steps done again after an interruption), ``runs`` (each with ``name``, ``records``,
+    ``mechanisms`` and its own ``epsilon``), ``mechanisms`` and ``epsilon`` of all together,
+    ``budget`` (with ``spent`` and ``left``, their difference) or None, and ``head``. An epsilon is
+    None where no finite one can be shown.
     """
+    from dpdm.training.seeded_noise import drew_from_seed
+
     chain_keys = ("sequence", "previous", "hash")
     budget = None
     if ledger.budget:
@@ -125,6 +135,7 @@ def summary(ledger: Ledger, delta: float, accountant: Accountant) -> dict[str, A
         left = None if spent is None else max(0.0, limit - spent)
         budget = {"epsilon": limit, "delta": at, "spent": spent, "left": left}
     return {key: value for key, value in ledger.header.items() if key not in chain_keys} | {
+        "private": not drew_from_seed(ledger),
         "records": len(ledger),
         "repeated": ledger.repeated,
         "runs": [

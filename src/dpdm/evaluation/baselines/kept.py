@@ -5,6 +5,7 @@
       state.safetensors     weights and momentum while training goes on
       model.safetensors     the weights at the end
       privacy.json, PRIVACY.md, settings.json
+      seconds.json          how long it took, which no statement covers
 
 KEY covers the images, labels, groups and settings, so that weights are never taken for those of
 other data, and a call with the same ones spends nothing. All of it stays on the private side.
@@ -70,7 +71,7 @@ class Training:
     @property
     def seconds(self) -> float:
         """How long the last call of the training took, as it was measured then."""
-        return float((read_json(self.folder / "settings.json") or {}).get("seconds", 0.0))
+        return float((read_json(self.folder / "seconds.json") or {}).get("seconds", 0.0))
 
     def _train(
         self, model: Path, ledger_path: Path, progress: ProgressCallback | None, what: str
@@ -89,7 +90,8 @@ class Training:
                 if progress is not None:
                     progress(what, ledger.count(recipe.event), recipe.steps)
             seconds = round(time.perf_counter() - started, 2)
-            settings = {**asdict(recipe), "steps_done": state.step, "seconds": seconds}
+            write_text(self.folder / "seconds.json", json.dumps({"seconds": seconds}) + "\n")
+            settings = {**asdict(recipe), "steps_done": state.step}
             write_text(self.folder / "settings.json", json.dumps(settings, indent=2) + "\n")
             save_weights(model, self.network.state_dict(), {"ledger_head": ledger.head})
         path.unlink(missing_ok=True)

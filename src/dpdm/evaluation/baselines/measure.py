@@ -85,6 +85,13 @@ def check_baseline(
         raise RequestError(f"epsilon={baseline.epsilon:g}: must be positive and finite")
     training = cast(TrainingSet, train)
     check_delta(baseline.delta, training.facts(baseline.unit).public_size)
+    for path in baseline.folder.glob("*/ledger.jsonl"):
+        if (unit := read_ledger(path).header["unit"]) != baseline.unit:
+            raise RequestError(
+                f"--baseline-out {baseline.folder}: holds baselines whose unit is {unit!r}, that "
+                f"of this one is {baseline.unit!r}, and what they spend does not add up; give "
+                "another folder"
+            )
     return training
 
 
@@ -205,6 +212,7 @@ def baseline_note(found: Mapping[str, Any]) -> str:
     return (
         f"Baseline: DP-SGD on the real images at epsilon {found['epsilon']:g}, delta "
         f"{found['delta']:g}, each classifier with a ledger and statement of its own. The "
-        f"{found['ledgers']} trainings in its folder used the same data and compose to epsilon "
-        f"{at_most(found['epsilon_composed'])}, in addition to what the synthetic images spent."
+        f"{found['ledgers']} trainings in its folder, taken as all on these data, compose to "
+        f"epsilon {at_most(found['epsilon_composed'])}, in addition to what the synthetic images "
+        "spent."
     )
