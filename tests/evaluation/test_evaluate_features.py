@@ -9,6 +9,7 @@ import torch
 
 from dpdm.errors import RequestError
 from dpdm.evaluation import added, by_features, evaluate, without_pictures
+from dpdm.evaluation.classification import ONE_SEED
 from dpdm.evaluation.features import INCEPTION_ABSENT, Extractor
 from dpdm.evaluation.features.cnn import train_judge
 from dpdm.hashing import content_hash
@@ -259,6 +260,21 @@ def test_a_later_evaluation_is_added_to_an_earlier_one():
         "features": {"cnn": "x", "inception": "y"},
         "notes": ["a", "b"],
     }
+
+
+def test_figures_of_classifiers_are_of_one_protocol():
+    later = {"accuracy": {"lr": 0.8}, "seeds": 1, "selection": "synthetic", "notes": [ONE_SEED]}
+    earlier = {
+        "accuracy": {"lr": 0.9},
+        "accuracy_spread": {"lr": 0.1},
+        "accuracy_chosen_on_test": {"lr": 0.95},
+        "seeds": 3,
+        "selection": "test",
+        "fid": 1.0,
+        "notes": ["selection=test: lr 0.9500 where each epoch is chosen", "of fid"],
+    }
+    assert added(earlier, later) == later | {"fid": 1.0, "notes": ["of fid", ONE_SEED]}
+    assert added(later, {"accuracy": {"lr": 0.9}, "seeds": 3, "notes": []})["notes"] == []
 
 
 def test_pictures_of_real_images_stay_out_of_what_is_printed(everything):

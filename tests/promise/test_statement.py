@@ -12,7 +12,7 @@ from dpdm.privacy.noise import SystemNoise
 from dpdm.promise.attack import attack_bounds
 from dpdm.promise.planning import gaussian, poisson_sampled_gaussian
 from dpdm.promise.statement import build_statement
-from dpdm.promise.wording import first_line, render_markdown, render_text
+from dpdm.promise.wording import at_least, at_most, first_line, render_markdown, render_text
 from dpdm.training.seeded_noise import SeededNoise
 
 COUNTS = ("class counts", gaussian(20), 1)
@@ -294,3 +294,8 @@ def test_the_texts_are_made_from_the_json_alone():
         loaded = json.loads(json.dumps(stated))
         assert render_markdown(loaded) == render_markdown(stated)
         assert render_text(loaded) == render_text(stated)
+
+
+def test_a_bound_is_rounded_away_from_what_it_bounds_and_no_further():
+    assert [at_most(value) for value in (0.2, 9.9942, 10.00001)] == ["0.2", "9.995", "10.01"]
+    assert [at_least(value) for value in (0.3, 9.9948)] == ["0.3", "9.994"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -75,7 +74,10 @@ def note(message: str) -> None:
 
 
 class Display:
-    """Progress of long work: a bar on a terminal, one line every ten seconds elsewhere."""
+    """Progress of long work: a bar on a terminal, one line every ten seconds elsewhere.
+
+    A context manager, for the time of the work.
+    """
 
     def __init__(self) -> None:
         self._live = err.is_terminal
@@ -101,8 +103,8 @@ class Display:
     def __exit__(self, *details: object) -> None:
         self._bar.stop()
 
-    def update(self, what: str, done: int, total: int, detail: str = "") -> None:
-        """Sets how much of ``what`` is done."""
+    def update(self, what: str, done: int, total: int | None, detail: str = "") -> None:
+        """Sets how much of ``what`` is done; ``total`` is None where nobody knows it."""
         if self._live:
             if what not in self._tasks:
                 for task in self._tasks.values():
@@ -113,7 +115,8 @@ class Display:
         now = time.monotonic()
         if now - self._last_line >= _LINE_EVERY_SECONDS or done == total:
             self._last_line = now
-            note(f"{what}: {done} of {total}{'  ' + detail if detail else ''}")
+            whole = "" if total is None else f" of {total}"
+            note(f"{what}: {done}{whole}{'  ' + detail if detail else ''}")
 
     def training(self, event: TrainingEvent) -> None:
         """Shows an event of a training."""
@@ -135,13 +138,6 @@ class Display:
             event.steps,
             f"loss{secret} {record.loss:.4f}  {spent}{rate:,.0f} images/s",
         )
-
-
-@contextmanager
-def display() -> Iterator[Display]:
-    """A progress display for the time of a ``with`` block."""
-    with Display() as shown:
-        yield shown
 
 
 def warn_private() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dpdm.cli.console import display, out, print_json, table, warn_private
+from dpdm.cli.console import Display, out, print_json, table, warn_private
 from dpdm.cli.options import Json
 from dpdm.errors import first_few
 
@@ -98,6 +98,6 @@ def fetch_command(
     """Download a named data set into the cache folder and check it."""
     from dpdm.data import fetch
 
-    with display() as shown:
-        path = fetch(name, lambda what, done, total: shown.update(what, done, total or done))
+    with Display() as shown:
+        path = fetch(name, shown.update)
     out.print(f"{name} is built in" if path is None else f"{name} is in {path}")

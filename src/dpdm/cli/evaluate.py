@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from dpdm.cli.accuracies import print_accuracies
-from dpdm.cli.console import display, note, print_json, table
+from dpdm.cli.console import Display, note, print_json, table
 from dpdm.errors import RequestError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def evaluate_command(
         cache = run.folder.private / "cache"
     wanted = _baseline(run, baseline, epsilon, delta, baseline_out, cache)
     test_set = _open(run, test)
-    with display() as shown:
+    with Display() as shown:
         result: dict[str, Any] = dict(
             evaluate(
                 _samples(run, synthetic),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dpdm.cli.console import display, out
+from dpdm.cli.console import Display, out
 from dpdm.cli.options import Device, Settings, load, open_with
 from dpdm.errors import RequestError
 
@@ -59,7 +59,7 @@ def pretrain_command(
         dataset = open_with(config, public)
         images, name = dataset.public_images(), dataset.name
     how = Pretraining(name, steps, batch_size, learning_rate, seed)
-    with display() as shown:
+    with Display() as shown:
         pretrain(
             images,
             config,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpdm.cli.console import display, note, out, print_json, table
+from dpdm.cli.console import Display, note, out, print_json, table
 from dpdm.cli.options import (
     Data,
     Device,
@@ -64,7 +64,7 @@ def run_command(
     pipeline.check_sampling(config, dataset)
     if test_set is not None:
         pipeline.check_test_set(dataset, test_set)
-    with display() as shown:
+    with Display() as shown:
         run = _train(config, dataset, out_folder, resume, force, device, shown.training)
         pipeline.sample_release(run, shown.update, device)
         if not run.config.evaluation.classifiers:
@@ -89,7 +89,7 @@ def train_command(
     """Train only: the model and its privacy statement, into --out/release."""
     config = load(source, settings)
     dataset = open_training_data(config, data)
-    with display() as shown:
+    with Display() as shown:
         run = _train(config, dataset, out_folder, resume, force, device, shown.training)
     _summary(run, None, None, None)
 
@@ -174,7 +174,7 @@ def report_command(
     opened = open_run(run)
     if out_file is not None:
         refuse_release("--out", out_file)
-    with display() as shown:
+    with Display() as shown:
         pipeline.sample_release(opened, shown.update, device)
     release, private = pipeline.write_reports(opened, out_file)
     out.print(f"reports: {release} (to share), {private} (private)")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dpdm.cli.console import display, note, out, print_json, table
+from dpdm.cli.console import Display, note, out, print_json, table
 from dpdm.cli.options import Device, Json, Release
 from dpdm.errors import RequestError
 
@@ -60,7 +60,7 @@ def sample_command(
     seal = check_release(find_release(source))
     if seal.sealed and not seal.intact:
         note(f"warning: {seal.problem}; `dpdm privacy statement` says more")
-    with display() as shown:
+    with Display() as shown:
         images, drawn = model.sample(
             count,
             labels=parse_labels(labels),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpdm.cli.console import display, note, out, print_json, table
+from dpdm.cli.console import Display, note, out, print_json, table
 from dpdm.cli.options import Data, Device, Json, Settings, load, open_training_data, open_with
 from dpdm.cli.run import Test, find_test_data, test_spec
 from dpdm.errors import DpdmError, RequestError
@@ -97,7 +97,7 @@ def sweep_command(
     processes = jobs_for(jobs, prepared, device)
     _warn(prepared)
     note(f"what each training prints is in {folder / 'logs'}")
-    with display() as shown:
+    with Display() as shown:
         result = conduct(
             prepared,
             Options(
@@ -295,7 +295,7 @@ def training_command() -> None:
         import torch
 
         torch.set_num_threads(job.threads)
-    with display() as shown:
+    with Display() as shown:
         perform(job, shown)
 
 

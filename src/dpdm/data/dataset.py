@@ -61,9 +61,9 @@ class Dataset:
     """Images with optional labels and groups, validated, in memory.
 
     Public: ``name``; ``shape`` (H, W, C); ``classes`` (names in label order, ``()`` when
-    unlabelled); ``public_size``, the number of images that fixes sample rates and batch
-    constants, and ``public_size_declared``, True where a person declared it and False where the
-    exact count is treated as public.
+    unlabelled); ``public_size``, the number of images, or as declared that of groups where these
+    are the unit, which fixes sample rates and batch constants, and ``public_size_declared``, True
+    where a person declared it and False where the exact count is treated as public.
 
     Private: ``private_images`` uint8 (N, H, W, C); ``private_labels`` int64 (N,) or None;
     ``private_groups`` int64 (N,) with ids 0..G-1 or None; ``private_problems``, the images that

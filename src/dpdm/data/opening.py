@@ -57,9 +57,9 @@ def open_dataset(
     ``image_size``: pixels a side after a centre crop and an antialiased resize; ``channels``: 1
     grey, 2 grey and alpha, 3 RGB, 4 RGBA; both otherwise as the images are, which must then
     agree. ``on_error``: "fail" refuses a set with an unusable image, "skip" leaves such images
-    out, each judged alone. ``public_size``: the declared number of images; without it the exact
-    number is treated as public. ``progress(done, total)`` is called while image files are
-    decoded.
+    out, each judged alone. ``public_size``: the declared number of images, or of groups where
+    these are the unit; without it the exact number is treated as public. ``progress(done, total)``
+    is called while image files are decoded.
 
     Raises RequestError for a request that cannot be met, DpdmError for a damaged file.
     """

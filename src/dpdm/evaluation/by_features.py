@@ -11,7 +11,7 @@ import numpy as np
 
 from dpdm.errors import RequestError
 from dpdm.evaluation.by_class import balance, within_classes, worse_served
-from dpdm.evaluation.checks import DatasetLike, Images, Labels
+from dpdm.evaluation.checks import OF_TRAIN, DatasetLike, Images, Labels
 from dpdm.evaluation.closeness import Space, measure_memorisation
 from dpdm.evaluation.comparison import Sets, bias_note, compare, real_and_synthetic, score
 from dpdm.evaluation.distances import Measuring
@@ -21,7 +21,6 @@ from dpdm.evaluation.metrics.memorisation import FEWEST_HELD_OUT
 
 OF_FEATURES = ("fid", "kid", "prdc", "is", "per-class", "memorisation")
 _OF_INCEPTION = ("fid", "kid", "is")
-_OF_AN_EXTRACTOR = ("fid", "kid", "prdc", "per-class", "memorisation")
 
 Synthetic = tuple[Images, Labels | None]
 
@@ -45,8 +44,8 @@ def measure_features(
 ) -> None:
     """Add to ``result``, an ``Evaluation``, what features give; ``asked`` was checked before."""
     judge = cache(lambda: _trained_judge(real.test, measuring))
-    choice = Choice((), inception)
-    if set(asked) & set(_OF_AN_EXTRACTOR):
+    choice = Choice(())
+    if set(asked) & set(OF_TRAIN):
         choice = choose(features, inception, judge)
         result["features"] = {one.name: one.description for one in choice.extractors}
         if not choice.extractors:

@@ -17,7 +17,7 @@ Labels = NDArray[np.int64]
 AVAILABLE_METRICS = ("classifiers", "fid", "kid", "prdc", "is", "per-class", "memorisation")
 _OF_LABELS = ("classifiers", "per-class")
 _OF_TEST = ("classifiers", "per-class", "memorisation")
-_OF_TRAIN = ("fid", "kid", "prdc", "per-class", "memorisation")
+OF_TRAIN = ("fid", "kid", "prdc", "per-class", "memorisation")
 
 
 class DatasetLike(Protocol):
@@ -51,7 +51,7 @@ def check_needs(
 ) -> None:
     """Raises RequestError where a metric lacks a set or labels."""
     for metric in asked:
-        if metric in _OF_TRAIN and train is None:
+        if metric in OF_TRAIN and train is None:
             raise RequestError(
                 f"metric {metric} needs the real training set: give train=... (--train SPEC)"
             )

@@ -32,6 +32,9 @@ Selection = Literal["synthetic", "test"]
 MOST_CLASSES = 100
 """Of more classes no confusion matrix is given."""
 
+ONE_SEED = "One seed: differences within about one point may be chance."
+_CHOSEN_ON_TEST = "selection=test: "
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -144,6 +147,15 @@ def measure_classifiers(
     return result
 
 
+def without_classification(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation without what ``classify`` found, and without the notes on it."""
+    entries = ("accuracy", "accuracy_spread", "accuracy_chosen_on_test", "per_class", "confusion")
+    left = {key: value for key, value in evaluation.items() if key not in entries}
+    notes = evaluation.get("notes", ())
+    about = (ONE_SEED, _CHOSEN_ON_TEST)
+    return left | {"notes": [note for note in notes if not note.startswith(about)]}
+
+
 def mean_and_spread(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float | None]:
     """Mean, and the sample standard deviation of two values or more."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -190,7 +202,7 @@ def classifier_notes(
     if on_test is not None:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in on_test.items())
         notes.append(
-            f"selection=test: {figures} where each epoch is chosen by the real test images "
+            f"{_CHOSEN_ON_TEST}{figures} where each epoch is chosen by the real test images "
             "themselves. Optimistic: such a choice flatters and spends privacy that nobody "
             "accounts for; it reproduces the literature's figures and is no result of its own."
         )
@@ -199,5 +211,5 @@ def classifier_notes(
         shown = ", ".join(absent[:5]) + (" and others" if len(absent) > 5 else "")
         notes.append(f"{len(absent)} of {len(classes)} classes have no synthetic image: {shown}.")
     if protocol.seeds == 1:
-        notes.append("One seed: differences within about one point may be chance.")
+        notes.append(ONE_SEED)
     return notes

@@ -24,6 +24,7 @@ from dpdm.evaluation.classification import (
     classifier_notes,
     classifiers_asked,
     measure_classifiers,
+    without_classification,
 )
 from dpdm.evaluation.classifiers import CLASSIFIER_NAMES
 from dpdm.evaluation.distances import Measuring
@@ -105,7 +106,7 @@ def evaluate(
     selection: Selection = "synthetic",
     baseline: Baseline | None = None,
     inception: str | None = None,
-    features: Sequence[str | Extractor] = (),
+    features: str | Sequence[str | Extractor] = (),
     cache: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
@@ -137,6 +138,7 @@ def evaluate(
         check_labels(labels, len(test.classes))
 
     result: dict[str, Any] = {"synthetic_images": len(images), "notes": []}
+    named = [features] if isinstance(features, str) else features  # not letter by letter
     store = Store(cache)
     if "classifiers" in asked:
         assert labels is not None
@@ -160,13 +162,18 @@ def evaluate(
         network = find_inception(inception, _of_bytes(progress))
         measuring = Measuring(store, progress)
         sets = RealSets(train, test)
-        measure_features(result, asked, (images, labels), sets, features, network, measuring)
+        measure_features(result, asked, (images, labels), sets, named, network, measuring)
     result["notes"] = result.pop("notes")  # last, where a person reads the file
     return cast(Evaluation, result)
 
 
 def added(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """Two evaluations of the same samples as one; where both have an entry, the later one's."""
+    """Two evaluations of the same samples as one; where both have an entry, the later one's.
+
+    Entries on classifiers go together: they are of one protocol.
+    """
+    if "accuracy" in later:
+        earlier = without_classification(earlier)
     result = {**earlier, **later}
     for key in ("features", "seconds"):
         if key in earlier and key in later:

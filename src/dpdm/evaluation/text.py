@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
+from dpdm.promise.wording import at_most
+
 
 def shape_text(shape: Sequence[int]) -> str:
     height, width, channels = shape
@@ -42,13 +44,8 @@ def factor_text(epsilon: float) -> str:
 
 
 def epsilon_text(value: Any) -> str:
-    """Two decimals, rounded up: a printed epsilon is never below the true one."""
-    if value is None or not math.isfinite(value):
-        return "none"
-    exact = Decimal(repr(float(value)))
-    places = Decimal("0.01") if value >= 0.1 else Decimal(1).scaleb(exact.adjusted() - 1)
-    text = f"{exact.quantize(places, ROUND_CEILING):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    """As in ``PRIVACY.md``, rounded up: a printed epsilon is never below the true one."""
+    return "none" if value is None or not math.isfinite(value) else at_most(value)
 
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

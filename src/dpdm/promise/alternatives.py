@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from dpdm.errors import RequestError
 from dpdm.privacy.accounting import ACCOUNTANTS, Accountant, Event, require_sample_rate
@@ -18,8 +18,6 @@ from dpdm.promise.planning import (
     sample_rate_within,
     steps_within,
 )
-
-Unknown = Literal["epsilon", "noise_multiplier", "steps", "sample_rate"]
 
 VIEWS = (1, 4, 8, 32)
 _SAME_EPOCHS = (0.25, 0.5, 2.0, 4.0)  # factors of the sample rate

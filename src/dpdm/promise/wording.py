@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
 
 from dpdm.privacy.accounting import event_from_json
@@ -277,7 +277,7 @@ def at_least(value: float, digits: int = 4) -> str:
 
 
 def _rounded(value: float, digits: Context) -> str:
-    return f"{float(digits.create_decimal(Decimal(value))):g}"
+    return f"{float(digits.create_decimal(repr(float(value)))):g}"
 
 
 def _up_percent(value: float) -> str:

@@ -17,10 +17,11 @@ from dpdm.errors import DpdmError, RequestError
 from dpdm.release.zoo import PREFIX, zoo_release
 from dpdm.replacing import replacing
 
+STATEMENT = "privacy.json"
 RELEASE_FILES = (
     "model.safetensors",
     "model.yaml",
-    "privacy.json",
+    STATEMENT,
     "PRIVACY.md",
     "samples.npz",
     "report.html",
@@ -58,7 +59,7 @@ def refuse_release(option: str, path: Path) -> None:
     """
     for folder in (path.resolve(), *path.resolve().parents):
         run = folder.name == "release" and (folder.parent / "private").is_dir()
-        if run or (folder / "privacy.json").is_file():
+        if run or (folder / STATEMENT).is_file():
             raise RequestError(
                 f"{option} {path}: {folder} is made to be shared, and what would be written is "
                 "private; give another place"
@@ -123,7 +124,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         description = yaml.safe_load(path.read_text("utf-8"))
         if not isinstance(description, dict) or description.get("format") != FORMAT:
-            raise DpdmError(f"{path}: not a model description of this version of dpdm (format 1)")
+            raise DpdmError(
+                f"{path}: not a model description of this version of dpdm (format {FORMAT})"
+            )
         missing = {"image", "classes", "config"} - description.keys()
         if missing:
             raise DpdmError(f"{path}: damaged, {', '.join(sorted(missing))} missing")
@@ -152,7 +155,7 @@ def read_statement(folder: Path) -> dict[str, Any] | None:
     Raises:
         DpdmError: the file is damaged.
     """
-    return read_json(folder / "privacy.json")
+    return read_json(folder / STATEMENT)
 
 
 def write_description(path: Path, description: dict[str, Any]) -> None:

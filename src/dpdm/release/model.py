@@ -21,7 +21,7 @@ from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.generate import generate
 from dpdm.diffusion.images import to_model_space, to_uint8
 from dpdm.diffusion.mixture import Mixture
-from dpdm.diffusion.samplers import Callback
+from dpdm.diffusion.samplers import CHURN_OPTIONS, Callback
 from dpdm.errors import RequestError
 from dpdm.memory import check_room
 from dpdm.networks import Labeller, load_into, load_weights, save_weights
@@ -98,11 +98,13 @@ class Model:
         if isinstance(labels, str):
             raise RequestError(f"--labels {labels}: use uniform, histogram or a list such as 0,1,2")
         try:
-            chosen = np.asarray(labels, dtype=np.int64)
-        except (OverflowError, ValueError, TypeError):
-            raise RequestError("labels: give whole numbers, for example 0,1,2") from None
+            chosen = np.asarray(labels)
+        except ValueError:  # of lists of different lengths
+            raise RequestError("labels: give one list of classes, for example 0,1,2") from None
         if chosen.ndim != 1 or len(chosen) == 0:
             raise RequestError("labels: give at least one class, for example 0,1,2")
+        if chosen.dtype.kind not in "iu":
+            raise RequestError("labels: give whole numbers, for example 0,1,2")
         wrong = sorted({int(value) for value in chosen if not 0 <= value < names})
         if wrong:
             known = f"0 to {names - 1}" if names else "none: it was trained without labels"
@@ -257,8 +259,7 @@ class Model:
         """By a sampler's steps; ``how`` is for ``generate``."""
         options = {}
         if sampler == "churn":
-            names = ("s_churn", "s_min", "s_max", "s_noise")
-            options = {name: getattr(settings, name) for name in names}
+            options = {name: getattr(settings, name) for name in CHURN_OPTIONS}
 
         def from_prior(first: int, stop: int) -> Tensor:
             assert self.mixture is not None

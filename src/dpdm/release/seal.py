@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dpdm.errors import DpdmError
-from dpdm.release.files import RELEASE_FILES, read_json, write_text
-
-STATEMENT = "privacy.json"
+from dpdm.release.files import RELEASE_FILES, STATEMENT, read_json, write_text
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def _compare(folder: Path, statement: dict[str, Any]) -> SealReport:
 
 def _read(folder: Path) -> dict[str, Any] | None:
     value = read_json(folder / STATEMENT)
-    if value is not None and not (isinstance(value, dict) and _is_json(value)):
+    if value is not None and not _is_json(value):
         raise DpdmError(f"{folder / STATEMENT}: damaged, not a statement")
     return value
 

@@ -3,7 +3,9 @@
 DIR/
   sweep.yaml             base settings, varied keys, data: what a further call must agree with
   runs/TRAINING/         an ordinary run; private/sweep/SAMPLING/ holds what was measured
-  results.jsonl  table.csv  table.md  table.html  figure.png  figure.svg
+  logs/TRAINING.log      what its process printed
+  cache/                 features of the real images
+  results.jsonl  table.csv  table.md  table.html  figure.png  figure.svg  README.txt
 """
 
 from __future__ import annotations

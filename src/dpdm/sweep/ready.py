@@ -20,7 +20,7 @@ class ReadySweep:
         name: its file's.
         about: one line.
         grid: what it varies.
-        frechet: the features of its Frechet distance, see ``dpdm.sweep.measure``.
+        frechet: the features of its Frechet distance, one of ``dpdm.sweep.conduct.FRECHET``.
     """
 
     name: str

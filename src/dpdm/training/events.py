@@ -13,7 +13,7 @@ class TrainingEvent:
     """What a progress display is told; losses in it are private.
 
     Attributes:
-        kind: ``plan``, ``prior``, ``step``, ``saved``, ``stopped`` or ``released``.
+        kind: ``plan``, ``prior``, ``step``, ``stopped`` or ``released``.
         message: one line for people, may be empty.
         record: the step, for ``step``.
         steps: steps of the phase in all, for ``step``.

@@ -1,4 +1,4 @@
-"""``dpdm plan`` and ``dpdm presets``: what a run would cost and be worth, before it starts.
+"""``dpdm plan``: what a run would cost and be worth, before it starts.
 
 Only public facts enter: settings, declared size, image shape, classes, and a timing on random
 images.

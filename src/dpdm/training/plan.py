@@ -1,7 +1,7 @@
 """What a run will do, decided from public facts alone: sample rate, steps, noise, the prior's
 share.
 
-The same plan is printed by ``dpdm plan`` and ``dpdm presets`` and carried out by training.
+The same plan is printed by ``dpdm plan`` and carried out by training.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from dpdm import __version__
 from dpdm.config import Config
+from dpdm.data.paths import user_path
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.mixture import Mixture
@@ -269,7 +270,7 @@ def first_weights(config: Config, channels: int) -> FirstWeights | None:
     init = config.network.init
     if init is None:
         return None
-    path = _shipped(channels, config) if init == PROCEDURAL else Path(init)
+    path = _shipped(channels, config) if init == PROCEDURAL else user_path(init)
     if not path.is_file():
         raise RequestError(
             f"network.init={init}: no such file; use {PROCEDURAL}, or a file that `dpdm pretrain` "

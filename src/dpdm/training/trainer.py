@@ -1,4 +1,5 @@
-"""The phases of a training in order (prior, warm-up, DP-SGD, release) and what is saved."""
+"""The phases of a training in order (histogram, labeller, prior, warm-up, DP-SGD, release), and
+what is saved."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from dpdm.networks import Labeller, load_weights, save_weights
 from dpdm.privacy import Event, NoisedSum, PrivateUnits, Session, epsilon, validate
 from dpdm.promise import build_statement, render_markdown, steps_within
 from dpdm.release.build import build_denoiser
-from dpdm.release.files import write_text
+from dpdm.release.files import STATEMENT, write_text
 from dpdm.release.model import write_release_model
 from dpdm.release.precision import autocast_dtype, place
 from dpdm.release.seal import seal_release
@@ -171,6 +172,7 @@ class Trainer:
             return Mixture.from_tensors(tensors, self.facts.image_shape).to(self.device)
         self._check_statistics_budget(design.events())
         self.tell(TrainingEvent("prior", "fitting the prior to noised statistics"))
+        started = time.perf_counter()
         mixture = fit_prior(
             self.units,
             self.facts.image_shape,
@@ -182,7 +184,7 @@ class Trainer:
             self.config.prior.detail,
         )
         save_weights(path, mixture.to_tensors(), {"ledger_head": self._ledger_head()})
-        self.folder.update_state(prior_seconds=time.perf_counter() - self.started)
+        self.folder.update_state(prior_seconds=time.perf_counter() - started)
         self.tell(TrainingEvent("prior", epsilon=self._epsilon()))
         return mixture.to(self.device)
 
@@ -421,5 +423,5 @@ def write_statement(
         pretrained_on=pretrained_on,
         **shared,
     )
-    write_text(folder.release / "privacy.json", json.dumps(statement, indent=2) + "\n")
+    write_text(folder.release / STATEMENT, json.dumps(statement, indent=2) + "\n")
     write_text(folder.release / "PRIVACY.md", render_markdown(statement))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpdm.cli.console import display, note, out, print_json, table
+from dpdm.cli.console import Display, note, out, print_json, table
 from dpdm.cli.options import Data, Device, Json, Settings, Source, load, open_training_data
-from dpdm.errors import DpdmError
+from dpdm.errors import DpdmError, RequestError
 
 if TYPE_CHECKING:
     from dpdm.audit import AuditResult
@@ -48,15 +48,17 @@ def audit_command(
     import json
 
     from dpdm.audit import run_audit, stand_in
-    from dpdm.release.files import refuse_release
+    from dpdm.release.files import refuse_release, write_text
 
     if out_file is not None:
         refuse_release("--out", out_file)
+        if out_file.is_dir():
+            raise RequestError(f"--out {out_file}: is a folder; name a file, such as audit.json")
     config = load(source, settings)
     spec = config.data.spec
     invented = data is None and spec is not None and spec.partition("@")[0] not in _EMBEDDED
     dataset = stand_in(config, spec or "") if invented else open_training_data(config, data)
-    with display() as shown:
+    with Display() as shown:
         result = run_audit(
             config,
             dataset,
@@ -66,15 +68,12 @@ def audit_command(
             device=device,
             progress=shown.training,
         )
-    if out_file is not None:
-        try:
-            out_file.write_text(json.dumps(result.to_json(), indent=2) + "\n", "utf-8")
-        except OSError as error:
-            raise DpdmError(f"--out {out_file}: cannot be written ({error.strerror})") from error
     if as_json:
         print_json(result.to_json())
     else:
         _show(result)
+    if out_file is not None:
+        write_text(out_file, json.dumps(result.to_json(), indent=2) + "\n")
     if data is not None:
         note("private view: computed with knowledge of the data; do not share it")
     if result.faults:

@@ -177,9 +177,9 @@ def _find(source: str) -> tuple[Path, float | None, str]:
 def _check_complete(ledger: Ledger, source: Path) -> None:
     """Raises DpdmError where a run's release states uses that its ledger does not hold."""
     from dpdm.privacy.accounting import event_from_json
-    from dpdm.release.files import read_json
+    from dpdm.release.files import STATEMENT, read_json
 
-    statement = read_json(source / "release" / "privacy.json") if source.is_dir() else None
+    statement = read_json(source / "release" / STATEMENT) if source.is_dir() else None
     held = {(name, event): count for name, event, count in ledger.counted_events()}
     for used in (statement or {}).get("mechanisms", ()):
         if held.get((used["name"], event_from_json(used["event"])), 0) < used["count"]:

@@ -25,8 +25,8 @@ def statement_command(
     from pathlib import Path
 
     from dpdm.promise import render_markdown
-    from dpdm.release.files import find_release, read_statement
-    from dpdm.release.seal import STATEMENT, check_release
+    from dpdm.release.files import STATEMENT, find_release, read_statement
+    from dpdm.release.seal import check_release
 
     root = Path(source)
     stated = [place for place in (root, root / "release") if (place / STATEMENT).is_file()]

@@ -24,9 +24,8 @@ import numpy as np
 from dpdm.data.classes import labels_from_names, labels_from_numbers
 from dpdm.data.collection import Collection, Encoded
 from dpdm.data.dataset import Integers, Problem
+from dpdm.data.formats.folder import GROUP_COLUMN
 from dpdm.errors import DpdmError, RequestError
-
-GROUP_COLUMN = "group"
 
 
 def pyarrow_parquet(purpose: str) -> ModuleType:

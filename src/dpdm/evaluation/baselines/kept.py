@@ -29,7 +29,7 @@ from dpdm.evaluation.progress import ProgressCallback
 from dpdm.networks import load_into, load_weights, save_weights
 from dpdm.privacy import Ledger, PrivateUnits, Session, SystemNoise, read_ledger
 from dpdm.promise import build_statement, render_markdown
-from dpdm.release.files import read_json, write_text
+from dpdm.release.files import STATEMENT, read_json, write_text
 
 _COVERED = (
     "The classifier's weights, its settings and this statement.",
@@ -113,7 +113,7 @@ class Training:
 
     def _statement(self, ledger: Ledger) -> dict[str, Any]:
         """The statement by the ledger, also written beside it where it is not there yet."""
-        path, facts, recipe = self.folder / "privacy.json", self.facts, self.recipe
+        path, facts, recipe = self.folder / STATEMENT, self.facts, self.recipe
         if (kept := read_json(path, "; delete it and evaluate again")) is not None:
             return kept
         statement = build_statement(

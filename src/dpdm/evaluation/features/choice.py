@@ -19,7 +19,6 @@ class Choice:
     """The extractors of an evaluation, and the one for measures that are computed in one alone."""
 
     extractors: tuple[Extractor, ...]
-    inception: Extractor | None
 
     @property
     def main(self) -> Extractor | None:
@@ -47,7 +46,7 @@ def choose(
     for name in names:
         if names.count(name) > 1:
             raise RequestError(f"two feature networks are called {name}; rename one")
-    return Choice(tuple(named), inception)
+    return Choice(tuple(named))
 
 
 def _named(feature: str | Extractor, judge: Callable[[], Judge | None]) -> Extractor:

@@ -69,7 +69,7 @@ def _refuse_mixing(
     noise = 4 * largest_difference(first[keep], again[keep])
     if largest_difference(first[keep], other[keep]) > noise:
         watch = _Watch(module, rows_of(inputs), rows_of(inputs) // views, keep)
-        raise watch.blame(run, inputs, changed, views)
+        raise watch.blame(run, inputs, changed)
     reasons: dict[str, str] = {}
     for name, value in buffers[0].items():
         noise = 4 * largest_difference(value, buffers[1][name])
@@ -98,7 +98,6 @@ class _Watch:
         run: Run,
         inputs: Sequence[Tensor | None],
         changed: Sequence[Tensor | None],
-        views: int,
     ) -> UnsupportedModuleError:
         """The error for a module whose kept unit's loss moves from ``inputs`` to ``changed``."""
         with self._watching():
