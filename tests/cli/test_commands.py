@@ -427,7 +427,7 @@ def test_a_ledger_whose_last_records_were_cut_off_is_not_called_whole(dpdm, fini
 
 @pytest.mark.parametrize("name", ["x.jpg", "nowhere/file/x.npz"])
 def test_sample_refuses_a_place_before_it_draws(dpdm, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("dpdm.release.Model.sample", lambda *_, **__: pytest.fail("drawn"))
+    monkeypatch.setattr("dpdm.release.model.Model.sample", lambda *_, **__: pytest.fail("drawn"))
     (tmp_path / "nowhere").mkdir()
     (tmp_path / "nowhere" / "file").write_text("mine")
     status, _, err = dpdm("sample", "zoo:mnist-eps0.2", "-n", "1", "--out", str(tmp_path / name))
