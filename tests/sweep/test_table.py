@@ -47,7 +47,7 @@ def test_the_csv_has_numbers_in_full(lines) -> None:
 def test_the_markdown_reads_as_a_table(lines) -> None:
     text = to_markdown(["views.count", "privacy.epsilon"], rows_of(lines), "fd-pixels")
     assert text.splitlines()[2] == (
-        "| 1 | 10 | 2 | 9.911 | 55.0 ± 7.1 | 56.0 ± 7.1 | 57.0 ± 7.1 | 1.500 ± 0.707 | 10 ± 1 |"
+        "| 1 | 10 | 2 | 9.91 | 55.0 ± 7.1 | 56.0 ± 7.1 | 57.0 ± 7.1 | 1.500 ± 0.707 | 10 ± 1 |"
     )
 
 
