@@ -123,6 +123,15 @@ def test_other_presets_are_audited_on_random_images_of_their_shape_and_number():
     assert (data.shape, data.private_count, len(data.classes)) == ((32, 32, 3), 50_000, 10)
 
 
+def test_a_preset_without_data_is_audited_on_images_as_its_settings_say():
+    with pytest.raises(RequestError, match=r"data\.image_size=28 .*or give --data"):
+        stand_in(load_config("own"), None)
+    like = ["data.image_size=28", "data.channels=1", "data.public_size=300"]
+    data = stand_in(load_config("own", like), None)
+    assert (data.shape, data.private_count, data.public_size) == ((28, 28, 1), 300, 300)
+    assert len(data.classes) == 2
+
+
 def test_the_command_prints_one_json_object_and_writes_the_same(tmp_path: Path, capsys):
     file = tmp_path / "audit.json"
     settings = [part for change in SMALL for part in ("--set", change)]

@@ -416,6 +416,22 @@ def test_what_is_private_is_not_written_into_a_release(dpdm, finished, arguments
     assert {file: file.read_bytes() for file in (finished / "release").iterdir()} == before
 
 
+@pytest.mark.parametrize("command", ["run", "train", "sweep"])
+@pytest.mark.parametrize("out", ["scans", "scans/run", None])
+def test_a_run_is_not_made_inside_of_its_data(dpdm, tmp_path, monkeypatch, command, out):
+    folder = tmp_path / "scans"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / name / "0.png")
+    monkeypatch.chdir(folder if out is None else tmp_path)
+    where = ["--data", "." if out is None else "scans", *(["--out", out] if out else [])]
+    vary = ["--vary", "prior.clusters=1,2"] if command == "sweep" else []
+    status, _, err = dpdm(command, "own-prior", *where, *vary)
+    assert status == 2
+    assert "lies in the data" in err
+    assert not [*tmp_path.glob("**/private")]
+
+
 def test_a_ledger_whose_last_records_were_cut_off_is_not_called_whole(dpdm, finished, tmp_path):
     copy = shutil.copytree(finished, tmp_path / "run")
     ledger = copy / "private" / "ledger.jsonl"

@@ -110,6 +110,15 @@ def test_a_file_that_was_not_sealed_is_a_warning(run, statement):
     assert json.loads(statement("--json")[1])["unlisted"] == ["more.npz"]
 
 
+def test_a_file_that_is_no_statement_is_refused_in_one_line(run, statement):
+    for content in ("{}", '{"private": true}', '{"private": false}'):
+        (run / "release" / "privacy.json").write_text(content)
+        status, _, err = statement()
+        assert status == 1
+        assert err.startswith("error: ")
+        assert "not a statement" in err
+
+
 def test_a_release_that_was_never_sealed_is_stated_with_a_warning(run, statement):
     (run / "release" / "privacy.json").write_text(json.dumps(STATED))
     status, out, err = statement()

@@ -209,6 +209,32 @@ def test_metadata_labels_that_are_numbers_are_in_natural_order(make_files, grey)
     assert data.classes == ("2", "9", "10")
 
 
+def test_metadata_may_write_its_columns_with_capitals(make_files, grey):
+    table = "File_Name,Label\na.png,x\nb.png,y\n"
+    data = open_dataset(make_files({"metadata.csv": table, "a.png": grey(1), "b.png": grey(2)}))
+    assert data.classes == ("x", "y")
+    assert data.private_groups is None
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["Training/a/0.png", "Testing/a/0.png"], "parts of the data"),
+        (["x/0.png", "X/0.png", "y/0.png"], "capitals alone: X, x;"),
+    ],
+)
+def test_classes_that_are_hardly_meant_so_are_warned_of(make_files, grey, files, says):
+    report = check_report(make_files({file: grey(200) for file in files}))
+    assert report["ready"]
+    assert any(says in warning for warning in report["warnings"])
+
+
+def test_groups_without_classes_are_warned_of(make_files, grey):
+    table = "file_name,diagnosis\na.png,x\nb.png,y\n"
+    folder = make_files({"metadata.csv": table, "a.png": grey(200), "b.png": grey(200)})
+    assert any("call it label" in warning for warning in check_report(folder)["warnings"])
+
+
 @pytest.mark.parametrize("columns", ["patient", "group", "group,age"])
 def test_metadata_may_say_whose_image_it_is(make_files, grey, columns):
     age = ",40" if "age" in columns else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -107,6 +109,20 @@ def test_a_shared_ledger_that_is_missing_says_how_to_make_one(digits, small, tmp
     with pytest.raises(RequestError, match="open-ledger"):
         train(digits, small(f"privacy.ledger={tmp_path / 'none.jsonl'}"), tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_run_whose_ledger_is_lost_is_not_told_to_open_another(
+    digits, small, tmp_path, ledger, dpdm
+):
+    path = ledger(10.0)
+    config = small(f"privacy.ledger={path}", "training.max_steps=1")
+    train(digits, config, tmp_path / "a")
+    Path(path).unlink()
+    with pytest.raises(DpdmError, match="restore it from a backup"):
+        train(digits, small(f"privacy.ledger={path}"), tmp_path / "a", resume=True)
+    status, _, err = dpdm("privacy", "ledger", tmp_path / "a")
+    assert status == 1
+    assert "restore it from a backup" in err
 
 
 def test_a_ledger_of_another_unit_is_refused(digits, small, tmp_path, ledger):

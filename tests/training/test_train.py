@@ -287,6 +287,19 @@ def test_the_prior_alone_is_a_release(digits, small, tmp_path):
     assert by_diffusion.shape == (10, 8, 8, 1)
 
 
+def test_what_only_a_sampler_reads_is_refused_where_there_is_none(digits, small, tmp_path):
+    model = train(digits, small("training.steps=0"), tmp_path / "run").model()
+    for option in ({"steps": 3}, {"guidance": 2.0}):
+        with pytest.raises(RequestError, match="name a sampler"):
+            model.sample(2, **option)
+        model.sample(2, sampler="heun", **{"steps": 2, **option})
+    for wrong in ({"count": 2.5}, {"count": 2, "seed": 1.5}, {"count": 2, "labels": [1.5]}):
+        with pytest.raises(RequestError, match="whole number"):
+            model.sample(**wrong)
+    drawn, _ = model.sample(np.int64(2), seed=np.int64(3))
+    np.testing.assert_array_equal(drawn, model.sample(2, seed=3)[0])
+
+
 def test_unlabelled_images_train_and_sample(digits, small, tmp_path):
     unlabelled = dpdm.Dataset(
         name="mine",

@@ -317,26 +317,39 @@ def _losses(trainer: _AuditedTrainer, family: ImageCanaries) -> Array:
     return scores
 
 
-def stand_in(config: Config, name: str) -> Dataset:
-    """Random images in the shape, classes and number of a data set that has a name.
+def stand_in(config: Config, name: str | None) -> Dataset:
+    """Random images in the shape, classes and number of a data set that has a name; without one, of
+    two classes in the shape and number that the configuration has.
 
     Raises:
-        RequestError: no such data set.
+        RequestError: no such data set; nothing says shape or number.
     """
-    known = NAMED.get(name.partition("@")[0])
-    if known is None:
-        raise RequestError(f"{name}: not a named data set; give --data SPEC")
-    height, width, channels = known.shape
-    size = config.data.image_size
-    shape = (size or height, size or width, config.data.channels or channels)
+    data = config.data
+    classes: tuple[str, ...]
+    if name is None:
+        if not (data.image_size and data.channels and data.public_size):
+            raise RequestError(
+                f"{config.name}: names no data; say what yours are like with --set "
+                "data.image_size=28 data.channels=1 data.public_size=1000, or give --data SPEC"
+            )
+        like, size, classes = "images", data.public_size, ("0", "1")
+        shape = (data.image_size, data.image_size, data.channels)
+    else:
+        known = NAMED.get(name.partition("@")[0])
+        if known is None:
+            raise RequestError(f"{name}: not a named data set; give --data SPEC")
+        height, width, channels = known.shape
+        height, width = data.image_size or height, data.image_size or width
+        shape = (height, width, data.channels or channels)
+        like, size, classes = f"images like {known.title}", known.train, known.classes
     generator = np.random.default_rng(0)
-    labels = generator.integers(0, len(known.classes), known.train)
+    labels = generator.integers(0, len(classes), size)
     return Dataset(
-        name=f"random images like {known.title}",
+        name=f"random {like}",
         shape=shape,
-        classes=known.classes if config.data.labels else (),
-        public_size=config.data.public_size or known.train,
+        classes=classes if data.labels else (),
+        public_size=data.public_size or size,
         public_size_declared=True,
-        private_images=generator.integers(0, 256, (known.train, *shape), dtype=np.uint8),
+        private_images=generator.integers(0, 256, (size, *shape), dtype=np.uint8),
         private_labels=labels if config.data.labels else None,
     )

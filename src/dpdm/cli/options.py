@@ -63,6 +63,23 @@ def open_training_data(config: Config, data: str | None) -> Dataset:
     return open_with(config, spec)
 
 
+def refuse_in_data(out: Path, config: Config, data: str | None) -> None:
+    """Keeps what is written out of the data: its files would be read as images and classes."""
+    from dpdm.data.catalogue import NAMED
+    from dpdm.data.opening import split_spec
+    from dpdm.data.paths import user_path
+
+    name, _ = split_spec(data or config.data.spec or "")
+    folder = user_path(name).resolve()
+    if not name or name in NAMED or not folder.is_dir():
+        return
+    if folder in (out.resolve(), *out.resolve().parents):
+        raise RequestError(
+            f"--out {out}: lies in the data, {folder}, where its files would be read as images and "
+            "its folders as classes; give a place outside of it"
+        )
+
+
 def open_with(config: Config, spec: str) -> Dataset:
     """A data set, brought to the size and channels of the configuration."""
     from dpdm.data import open_dataset

@@ -20,6 +20,7 @@ from dpdm.cli.options import (
     load,
     open_training_data,
     open_with,
+    refuse_in_data,
 )
 from dpdm.errors import RequestError
 
@@ -57,23 +58,31 @@ def run_command(
 ) -> None:
     """Train, sample, evaluate and report: everything, into one folder."""
     config = load(source, settings)
+    folder = _run_folder(config, out_folder, data)
     dataset = open_training_data(config, data)
     test_set = find_test_data(config, data, test)
     from dpdm import pipeline
+    from dpdm.training.interrupt import Interrupted
 
     pipeline.check_sampling(config, dataset)
     if test_set is not None:
         pipeline.check_test_set(dataset, test_set)
     with Display() as shown:
-        run = _train(config, dataset, out_folder, resume, force, device, shown.training)
-        pipeline.sample_release(run, shown.update, device)
-        if not run.config.evaluation.classifiers:
-            note("not evaluated: evaluation.classifiers=false")
-        elif test_set is None:
-            note("not evaluated: no labelled test images; give --test SPEC to measure accuracy")
-        elif "accuracy" not in (pipeline.read_evaluation(run) or {}):
-            pipeline.evaluate_run(run, dataset, test_set, shown.update, device)
-        release, private = pipeline.write_reports(run)
+        run = _train(config, dataset, folder, resume, force, device, shown.training)
+        try:
+            pipeline.sample_release(run, shown.update, device)
+            if not run.config.evaluation.classifiers:
+                note("not evaluated: evaluation.classifiers=false")
+            elif test_set is None:
+                note("not evaluated: no labelled test images; give --test SPEC to measure accuracy")
+            elif "accuracy" not in (pipeline.read_evaluation(run) or {}):
+                pipeline.evaluate_run(run, dataset, test_set, shown.update, device)
+            release, private = pipeline.write_reports(run)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted after the training; its release is in {run.release}, and --resume "
+                "goes on"
+            ) from None
     _summary(run, pipeline.read_evaluation(run), release, private)
 
 
@@ -88,16 +97,23 @@ def train_command(
 ) -> None:
     """Train only: the model and its privacy statement, into --out/release."""
     config = load(source, settings)
+    folder = _run_folder(config, out_folder, data)
     dataset = open_training_data(config, data)
     with Display() as shown:
-        run = _train(config, dataset, out_folder, resume, force, device, shown.training)
+        run = _train(config, dataset, folder, resume, force, device, shown.training)
     _summary(run, None, None, None)
+
+
+def _run_folder(config: Config, out_folder: Path | None, data: str | None) -> Path:
+    folder = out_folder or Path("runs") / config.name
+    refuse_in_data(folder, config, data)
+    return folder
 
 
 def _train(
     config: Config,
     dataset: Dataset,
-    out_folder: Path | None,
+    folder: Path,
     resume: bool,
     force: bool,
     device: str,
@@ -108,7 +124,7 @@ def _train(
     return train(
         dataset,
         config,
-        out_folder or Path("runs") / config.name,
+        folder,
         resume=resume,
         force=force,
         device=device,

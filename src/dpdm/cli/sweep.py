@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpdm.cli.console import Display, note, out, print_json, table
-from dpdm.cli.options import Data, Device, Json, Settings, load, open_training_data, open_with
+from dpdm.cli.options import (
+    Data,
+    Device,
+    Json,
+    Settings,
+    load,
+    open_training_data,
+    open_with,
+    refuse_in_data,
+)
 from dpdm.cli.run import Test, find_test_data, test_spec
 from dpdm.errors import DpdmError, RequestError
 
@@ -90,6 +99,7 @@ def sweep_command(
     train, found = open_training_data(config, data), find_test_data(config, data, test)
     folder = out_folder or Path("runs") / f"sweep-{name}"
     refuse_release("--out", folder)
+    refuse_in_data(folder, config, data)
     prepared = prepare(grid, folder, train, found, measure)
     if dry_run:
         _print_plan(prepared, as_json)

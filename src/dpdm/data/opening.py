@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -27,7 +28,7 @@ from dpdm.data.formats.idx import find_idx, read_idx_split
 from dpdm.data.formats.parquet import read_parquet
 from dpdm.data.named import known_idx_title, open_named
 from dpdm.data.paths import user_path
-from dpdm.errors import DpdmError, RequestError
+from dpdm.errors import DpdmError, RequestError, first_few
 
 SPLITS = ("train", "test")
 MAX_IMAGE_SIZE = 1024
@@ -41,6 +42,8 @@ _DARK = 64
 """A data set whose brightest pixel is below this is hardly as it was meant."""
 
 _OTHER_SPLITS = frozenset({"val", "valid", "validation", "dev"})
+_LIKE_SPLITS = {*SPLITS, *_OTHER_SPLITS, "training", "testing"}
+_SHOWN = 10
 
 
 def open_dataset(
@@ -107,8 +110,24 @@ def _oddities(dataset: Dataset, report: dict[str, Any]) -> Iterator[str]:
         )
     if empty := [entry["name"] for entry in report["classes"] if not entry["count"]]:
         yield (
-            f"no images of {', '.join(map(repr, empty))}: what is drawn of such a class is a blend "
-            "of the others; remove it, or draw without it"
+            f"no images of {', '.join(first_few([*map(repr, empty)], _SHOWN))}: what is drawn of "
+            "such a class is a blend of the others; remove it, or draw without it"
+        )
+    if report["groups"] and not dataset.classes:
+        yield (
+            "images have groups and no classes: if the column says what an image shows, and not "
+            "whose it is, call it label"
+        )
+    if len(splits := [name for name in dataset.classes if name.lower() in _LIKE_SPLITS]) > 1:
+        yield (
+            f"classes are called {', '.join(splits)}: if these are parts of the data, call them "
+            "train and test, with nothing beside them"
+        )
+    lowered = Counter(name.lower() for name in dataset.classes)
+    if alike := [name for name in dataset.classes if lowered[name.lower()] > 1]:
+        yield (
+            f"classes that differ in capitals alone: {', '.join(first_few(alike, _SHOWN))}; they "
+            "are taken as different"
         )
 
 

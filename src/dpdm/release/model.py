@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -155,8 +156,9 @@ class Model:
         Raises:
             RequestError: count or batch size below 1, more images than memory holds, a seed or a
                 device that is none, unknown sampler, label or settings, guidance below 0 or without
-                labels.
+                labels, steps or guidance where there is no sampler.
         """
+        count, seed = _whole("-n", count), None if seed is None else _whole("--seed", seed)
         if count < 1:
             raise RequestError(f"-n {count}: the number of images must be at least 1")
         channels, height, width = self.image_shape
@@ -182,6 +184,11 @@ class Model:
             self.denoiser.precision = autocast_dtype(self.config.sampling.precision, where)
         draw: Callable[[Labels], Images]
         if self.mixture is not None and not isinstance(self.denoiser, Denoiser) and sampler is None:
+            if steps is not None or guidance:
+                raise RequestError(
+                    "--steps and --guidance: this model is a prior alone, which is drawn from "
+                    "directly; name a sampler too (--sampler heun), or leave them out"
+                )
             draw = partial(
                 self._draw_prior, batch_size=size, generator=generator, progress=progress
             )
@@ -297,6 +304,14 @@ class Model:
             if progress is not None:
                 progress(min(start + batch_size, len(labels)), len(labels))
         return np.concatenate(parts)
+
+
+def _whole(option: str, value: int) -> int:
+    """A whole number of any kind, numpy's too."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise RequestError(f"{option} {value}: give a whole number") from None
 
 
 def load(path: str | Path) -> Model:

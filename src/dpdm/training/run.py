@@ -145,6 +145,8 @@ def train(
     mixture = stand_in_prior(config, facts.image_shape, len(facts.classes))
     denoiser = build_for(config, facts, mixture, first_weights(config, facts.image_shape[0]))
     signal = signal_to_noise(config, plan, parameter_count(denoiser))
+    if resume and (path := shared_ledger(config)) is not None and not path.is_file():
+        raise DpdmError(f"{path}: missing, and this run may have spent: restore it from a backup")
     check_shared_ledger(config, None if resume else plan)
     kept = {
         "name": facts.name,

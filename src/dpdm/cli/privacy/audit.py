@@ -56,8 +56,8 @@ def audit_command(
             raise RequestError(f"--out {out_file}: is a folder; name a file, such as audit.json")
     config = load(source, settings)
     spec = config.data.spec
-    invented = data is None and spec is not None and spec.partition("@")[0] not in _EMBEDDED
-    dataset = stand_in(config, spec or "") if invented else open_training_data(config, data)
+    invented = data is None and (spec or "").partition("@")[0] not in _EMBEDDED
+    dataset = stand_in(config, spec) if invented else open_training_data(config, data)
     with Display() as shown:
         result = run_audit(
             config,

@@ -170,6 +170,8 @@ def _find(source: str) -> tuple[Path, float | None, str]:
     config = load_config(folder.config)
     found = ledger_path(folder, config)
     if not found.is_file():
+        if config.privacy.ledger is not None:
+            raise DpdmError(f"{found}: missing; runs share this ledger: restore it from a backup")
         raise RequestError(f"{found}: no such file; a run that is private makes it when it starts")
     return found, config.privacy.delta, config.privacy.accountant
 

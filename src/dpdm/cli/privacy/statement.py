@@ -6,7 +6,7 @@ import typer
 
 from dpdm.cli.console import note, out, print_json
 from dpdm.cli.options import Json, Release
-from dpdm.errors import RequestError
+from dpdm.errors import DpdmError, RequestError
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +53,14 @@ def statement_command(
     else:
         if report.problem and report.sealed:
             out.print(f"NOT INTACT: {report.problem}\n", markup=False)
-        out.print(render_markdown(statement), markup=False)
+        try:
+            text = render_markdown(statement)
+        except (KeyError, TypeError) as error:
+            raise DpdmError(
+                f"{folder / STATEMENT}: damaged or not a statement ({error}); get the release "
+                "again from where it was made"
+            ) from None
+        out.print(text, markup=False)
         if report.intact:
             out.print(f"Every sealed file is as it was sealed. Seal: {report.seal}", markup=False)
     if not report.sealed:

@@ -206,7 +206,7 @@ def _rows(table: Path) -> tuple[list[tuple[int, dict[str, str]]], str | None, bo
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True, strict=True)
-            names = [(name or "").strip() for name in reader.fieldnames or ()]
+            names = [_known((name or "").strip()) for name in reader.fieldnames or ()]
             reader.fieldnames = names
             group_column = _group_column(table, names)
             rows = list[tuple[int, dict[str, str]]]()
@@ -219,6 +219,12 @@ def _rows(table: Path) -> tuple[list[tuple[int, dict[str, str]]], str | None, bo
     except (csv.Error, UnicodeDecodeError) as error:
         raise RequestError(f"{table}: not a UTF-8 comma-separated table ({error})") from None
     return rows, group_column, LABEL_COLUMN in names
+
+
+def _known(column: str) -> str:
+    """A column's name; ``Label`` is ``label``."""
+    known = ("file_name", LABEL_COLUMN, GROUP_COLUMN)
+    return column.lower() if column.lower() in known else column
 
 
 def _group_column(table: Path, names: Sequence[str]) -> str | None:
