@@ -67,7 +67,7 @@ PHASES = (
         ),
         False,
     ),
-    Phase("optimiser", ("torch.optim:Adam.step",), False),
+    Phase("optimiser", ("dpdm.networks:Adam.step",), False),
     Phase("moving average", ("dpdm.networks:EMA.update",), False),
     Phase("log line", ("dpdm.training.folder:RunFolder.append_metrics",), False),
 )

@@ -25,7 +25,7 @@ from dpdm import privacy
 from dpdm.config import load_config
 from dpdm.data import Dataset
 from dpdm.lanes import Lanes
-from dpdm.networks import EMA
+from dpdm.networks import EMA, Adam
 from dpdm.privacy import (
     DpSgdStep,
     NoisedScatter,
@@ -388,7 +388,7 @@ def dp_sgd_step(data: PrivateUnits, session: Session) -> Any:
     for parameter in denoiser.parameters():  # some layers start at zero
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     network = denoiser.network
-    state = TrainingState(network, torch.optim.Adam(network.parameters()), EMA(network, 0.9),
+    state = TrainingState(network, Adam(network), EMA(network, 0.9),
                           "DP-SGD", 0)  # fmt: skip
     lanes, may_step = Lanes(1), lambda: True
     return next(loop.dp_sgd(config, plan, denoiser, data, session, state, 8, lanes, may_step))
