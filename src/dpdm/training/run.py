@@ -159,8 +159,8 @@ def train(
     run = Run(folder, config)
     if folder.finished and not _may_go_further(folder, config):
         renewed = _renew_sampling(run)
-        done = "its release has the new sampling settings" if renewed else "nothing was done"
-        tell(TrainingEvent("released", f"{folder.path} is finished; {done}"))
+        done = "its release has the new sampling settings" if renewed else "no step is taken"
+        tell(TrainingEvent("released", f"{folder.path}: training is finished; {done}"))
         return run
     if steps_left_out(asked, config):
         tell(
