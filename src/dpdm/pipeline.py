@@ -175,15 +175,20 @@ def evaluate_run(
     measured = []
     for stage in stages:
         file, last = stage_file(run, stage.name), stage is stages[-1]
-        if not file.is_file():
+        if last:
+            drawn = samples
+        elif file.is_file():
+            drawn = _labelled(file)
+        else:
             what = f"sampling: {stage.name.lower()}"
-            drawn = samples if last else _sample(stage.model, run, what, progress, device)
+            drawn = _sample(stage.model, run, what, progress, device)
+        if not file.is_file():
             _write(file, *drawn, stage.model.classes)
         accuracy = result["accuracy"]
         if not last:
-            accuracy = evaluate(
-                _labelled(file), train=train, test=test, seeds=settings.seeds, cache=cache
-            )["accuracy"]
+            accuracy = evaluate(drawn, train=train, test=test, seeds=settings.seeds, cache=cache)[
+                "accuracy"
+            ]
         measured.append({"name": stage.name, "description": stage.description, **accuracy})
     if measured:
         result["stages"] = measured

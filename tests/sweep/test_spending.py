@@ -130,6 +130,15 @@ def test_a_shared_ledger_without_room_for_the_grid_is_refused(tmp_path) -> None:
         planned(trainings("views.count=1", settings=settings), {})
 
 
+def test_a_shared_ledger_that_is_lost_is_not_to_be_opened_anew(tmp_path) -> None:
+    (one,) = trainings("views.count=1", settings=(f"privacy.ledger={tmp_path / 'lost.jsonl'}",))
+    with pytest.raises(RequestError, match="open-ledger"):
+        planned([one], {})
+    run = begun(tmp_path, one, 1)
+    with pytest.raises(DpdmError, match="restore it from a backup"):
+        planned([one], {one.name: run})
+
+
 def test_a_cell_that_cannot_be_trained_is_named() -> None:
     with pytest.raises(RequestError, match=r"^training\.batch_size=2000_seed=0: .*1437 units"):
         trainings("training.batch_size=64,2000")

@@ -73,7 +73,7 @@ def refuse_in_data(out: Path, config: Config, data: str | None) -> None:
     folder = user_path(name).resolve()
     if not name or name in NAMED or not folder.is_dir():
         return
-    if folder in (out.resolve(), *out.resolve().parents):
+    if out.resolve().is_relative_to(folder):
         raise RequestError(
             f"--out {out}: lies in the data, {folder}, where its files would be read as images and "
             "its folders as classes; give a place outside of it"

@@ -81,6 +81,11 @@ class PrivacyConfig(_Section):
         1, description="Gaussians summed for each noise value; 4 hampers floating-point attacks"
     )
 
+    @property
+    def keeps_promise(self) -> bool:
+        """Whether there is noise, and noise that nobody can repeat."""
+        return self.enabled and self.noise_seed is None
+
 
 class ViewsConfig(_Section):
     """Noisy copies of a unit averaged before clipping (noise multiplicity, paper eq. 7)."""

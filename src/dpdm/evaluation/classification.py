@@ -148,7 +148,7 @@ def measure_classifiers(
 
 
 def without_classification(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """An evaluation without what ``classify`` found, and without the notes on it."""
+    """An evaluation without what ``measure_classifiers`` found, and without the notes on it."""
     entries = ("accuracy", "accuracy_spread", "accuracy_chosen_on_test", "per_class", "confusion")
     left = {key: value for key, value in evaluation.items() if key not in entries}
     notes = evaluation.get("notes", ())

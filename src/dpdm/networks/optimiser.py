@@ -33,11 +33,11 @@ class Adam:
     def __init__(self, module: nn.Module, *, fused: bool = False) -> None:
         self._parameters = dict(module.named_parameters())
         self._fused = fused
-        self._first = {n: torch.zeros_like(p) for n, p in self._parameters.items()}
-        self._second = {n: torch.zeros_like(p) for n, p in self._parameters.items()}
-        self._steps = {
-            n: torch.zeros((), device=p.device if fused else "cpu")
-            for n, p in self._parameters.items()
+        named = self._parameters.items()
+        self._state = {
+            "step": {n: torch.zeros((), device=p.device if fused else "cpu") for n, p in named},
+            "exp_avg": {n: torch.zeros_like(p) for n, p in named},
+            "exp_avg_sq": {n: torch.zeros_like(p) for n, p in named},
         }
 
     @torch.no_grad()
@@ -46,10 +46,10 @@ class Adam:
         adam(
             list(self._parameters.values()),
             [gradients[name].to(value.dtype) for name, value in self._parameters.items()],
-            list(self._first.values()),
-            list(self._second.values()),
+            list(self._state["exp_avg"].values()),
+            list(self._state["exp_avg_sq"].values()),
             [],
-            list(self._steps.values()),
+            list(self._state["step"].values()),
             foreach=not self._fused,
             fused=self._fused,
             amsgrad=False,
@@ -64,7 +64,7 @@ class Adam:
     def state_dict(self) -> dict[str, Tensor]:
         """Steps done and both moments of each parameter: ``step.NAME``, ``exp_avg.NAME``,
         ``exp_avg_sq.NAME``."""
-        return {f"{kind}.{n}": t for kind, held in self._state() for n, t in held.items()}
+        return {f"{kind}.{n}": t for kind, held in self._state.items() for n, t in held.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes over what ``state_dict`` gave. DpdmError where it is another network's."""
@@ -73,6 +73,3 @@ class Adam:
             raise DpdmError("Adam's state is not of this network; it was saved with other settings")
         for name, held in own.items():
             held.copy_(state[name])
-
-    def _state(self) -> tuple[tuple[str, dict[str, Tensor]], ...]:
-        return ("step", self._steps), ("exp_avg", self._first), ("exp_avg_sq", self._second)

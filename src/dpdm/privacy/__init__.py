@@ -6,9 +6,9 @@ only accounts does not wait for torch: what needs it is imported when it is firs
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dpdm.later import later
 from dpdm.privacy.accounting import Event, epsilon, event_from_json
 from dpdm.privacy.ledger import Ledger, read_ledger
 from dpdm.privacy.noise import NoiseSource, SystemNoise
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from dpdm.privacy.units import SealedError as SealedError
 
 _WITH_TORCH = {
-    "ClippedSum": "gradients",
-    "Elsewhere": "gradients",
-    "OuterProducts": "gradients",
-    "UnsupportedModuleError": "gradients",
-    "clip_and_sum": "gradients",
-    "clip_rows": "gradients",
-    "per_unit_gradients": "gradients",
-    "validate": "gradients",
-    "DpSgdStep": "mechanisms",
-    "NoisedScatter": "mechanisms",
-    "NoisedSum": "mechanisms",
-    "Session": "mechanisms",
-    "Gradients": "units",
-    "PrivateUnits": "units",
-    "SealedError": "units",
+    "ClippedSum": "dpdm.privacy.gradients",
+    "Elsewhere": "dpdm.privacy.gradients",
+    "OuterProducts": "dpdm.privacy.gradients",
+    "UnsupportedModuleError": "dpdm.privacy.gradients",
+    "clip_and_sum": "dpdm.privacy.gradients",
+    "clip_rows": "dpdm.privacy.gradients",
+    "per_unit_gradients": "dpdm.privacy.gradients",
+    "validate": "dpdm.privacy.gradients",
+    "DpSgdStep": "dpdm.privacy.mechanisms",
+    "NoisedScatter": "dpdm.privacy.mechanisms",
+    "NoisedSum": "dpdm.privacy.mechanisms",
+    "Session": "dpdm.privacy.mechanisms",
+    "Gradients": "dpdm.privacy.units",
+    "PrivateUnits": "dpdm.privacy.units",
+    "SealedError": "dpdm.privacy.units",
 }
 
 __all__ = [
@@ -60,10 +60,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WITH_TORCH:
-        raise AttributeError(f"module 'dpdm.privacy' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dpdm.privacy.{_WITH_TORCH[name]}"), name)
+__getattr__ = later(__name__, _WITH_TORCH)
 
 
 def __dir__() -> list[str]:

@@ -57,7 +57,8 @@ def refuse_release(option: str, path: Path) -> None:
     Raises:
         RequestError: ``path``, which ``option`` named, is a release folder or lies in one.
     """
-    for folder in (path.resolve(), *path.resolve().parents):
+    whole = path.resolve()
+    for folder in (whole, *whole.parents):
         run = folder.name == "release" and (folder.parent / "private").is_dir()
         if run or (folder / STATEMENT).is_file():
             raise RequestError(

@@ -84,8 +84,7 @@ def prepare(grid: Grid, out: Path, train: Dataset, test: Dataset | None, frechet
             )
     if test is not None and test.classes:
         pipeline.check_test_set(train, test)
-    for config in {cell.config.sampling.count: cell.config for cell in cells}.values():
-        pipeline.check_sampling(config, train)
+    pipeline.check_sampling(max((c.config for c in cells), key=lambda c: c.sampling.count), train)
     about = described(grid, cells, train, test, measure)
     check_folder(folder, about)
     trainings = trainings_of(cells, train.facts(cells[0].config.privacy.unit))
@@ -204,7 +203,7 @@ def _conduct(prepared: Prepared, options: Options) -> dict[str, Any]:
         "cells": total,
         "done": finished,
         "failed": {end.job.name: end.error for end in ended if end.error},
-        "trainings": len(folder.runs()),
+        "trainings": composed.total,
         "private_trainings": composed.trainings,
         "not_private": composed.not_private,
         "composed_epsilon": composed.epsilon,

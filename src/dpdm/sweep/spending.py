@@ -47,7 +47,7 @@ class Training:
     @property
     def private(self) -> bool:
         """Whether it keeps a promise."""
-        return keeps_promise(self.config)
+        return self.config.privacy.keeps_promise
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class Composed:
     seeded: int
 
     @property
+    def total(self) -> int:
+        """How many trainings there are."""
+        return self.trainings + self.without + self.seeded
+
+    @property
     def not_private(self) -> str | None:
         """What epsilon does not cover, in a sentence; None where it covers all."""
         causes = (
@@ -79,16 +84,10 @@ class Composed:
         found = [f"{count} had {cause}" for count, cause in causes if count]
         if not found:
             return None
-        total = self.trainings + self.without + self.seeded
         return (
-            f"NOT PRIVATE: of {total} trainings {' and '.join(found)}; no epsilon covers what is "
-            "chosen with their help."
+            f"NOT PRIVATE: of {self.total} trainings {' and '.join(found)}; no epsilon covers what "
+            "is chosen with their help."
         )
-
-
-def keeps_promise(config: Config) -> bool:
-    """Whether a training is one with noise, and noise that nobody can repeat."""
-    return config.privacy.enabled and config.privacy.noise_seed is None
 
 
 def trainings_of(cells: Iterable[Cell], facts: PublicFacts) -> tuple[Training, ...]:
@@ -125,14 +124,14 @@ def planned(trainings: Iterable[Training], runs: Mapping[str, RunFolder]) -> Com
     trainings = list(trainings)
     configs = {name: load_config(run.config) for name, run in runs.items()}
     configs |= {one.name: one.config for one in trainings}
-    units = {config.privacy.unit for config in configs.values() if keeps_promise(config)}
+    units = {config.privacy.unit for config in configs.values() if config.privacy.keeps_promise}
     if len(units) > 1:
         raise RequestError(
             "privacy.unit: what trainings of different units spend does not add up; sweep each "
             "unit into its own --out"
         )
-    for config in configs.values():
-        check_shared_ledger(config)
+    for name, config in configs.items():
+        check_shared_ledger(config, begun=name in runs)
     ledgers = _ledgers(configs, runs)
     to_come = Counter[Event]()
     for one in (one for one in trainings if one.private):
@@ -157,7 +156,7 @@ def own_epsilon(run: RunFolder, config: Config) -> float | None:
     """What one training spent by its ledger; None where it keeps no promise, or no finite one."""
     privacy = config.privacy
     path = ledger_path(run, config)
-    if not keeps_promise(config) or not path.is_file():
+    if not config.privacy.keeps_promise or not path.is_file():
         return None
     ledger = read_ledger(path)
     value = ledger.epsilon(privacy.delta, privacy.accountant, _ledger_name(run, config))
@@ -173,7 +172,7 @@ def _ledgers(configs: Mapping[str, Config], runs: Mapping[str, RunFolder]) -> di
     """Every ledger that those who keep a promise write to and that is there, once."""
     paths = set()
     for name, config in configs.items():
-        if keeps_promise(config) and (config.privacy.ledger or name in runs):
+        if config.privacy.keeps_promise and (config.privacy.ledger or name in runs):
             paths.add(ledger_path(runs.get(name, RunFolder(Path())), config).resolve())
     return {path: read_ledger(path) for path in sorted(paths) if path.is_file()}
 
@@ -205,7 +204,7 @@ def _to_come(
 
 
 def _composed(configs: Collection[Config], events: Mapping[Event, int]) -> Composed:
-    promised = [config.privacy for config in configs if keeps_promise(config)]
+    promised = [config.privacy for config in configs if config.privacy.keeps_promise]
     delta = min((privacy.delta for privacy in promised), default=0.0)
     accountant = _accountant(configs)
     value = epsilon(events.items(), delta, accountant) if promised else math.inf

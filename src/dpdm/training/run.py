@@ -145,9 +145,7 @@ def train(
     mixture = stand_in_prior(config, facts.image_shape, len(facts.classes))
     denoiser = build_for(config, facts, mixture, first_weights(config, facts.image_shape[0]))
     signal = signal_to_noise(config, plan, parameter_count(denoiser))
-    if resume and (path := shared_ledger(config)) is not None and not path.is_file():
-        raise DpdmError(f"{path}: missing, and this run may have spent: restore it from a backup")
-    check_shared_ledger(config, None if resume else plan)
+    check_shared_ledger(config, None if resume else plan, begun=resume)
     kept = {
         "name": facts.name,
         "shape": list(facts.shape),
@@ -265,18 +263,20 @@ def _with_whole_path(config: Config) -> Config:
     return config if path is None else config.with_settings("privacy", ledger=str(path))
 
 
-def check_shared_ledger(config: Config, plan: Plan | None = None) -> None:
+def check_shared_ledger(config: Config, plan: Plan | None = None, *, begun: bool = False) -> None:
     """Refuses a shared ledger that is not there, that no seeded run may write to, or that has no
-    room for a new run's plan."""
+    room for a new run's plan. A run that has ``begun`` may have spent in one that is lost."""
     privacy, path = config.privacy, shared_ledger(config)
     if path is None:
         return
-    if not privacy.enabled or privacy.noise_seed is not None:
+    if not privacy.keeps_promise:
         raise RequestError(
             f"privacy.ledger={privacy.ledger}: a run without secret noise keeps no promise, so it "
             "has no place in a shared ledger; leave out privacy.ledger, or privacy.noise_seed and "
             "privacy.enabled=false"
         )
+    if begun and not path.is_file():
+        raise DpdmError(f"{path}: missing, and this run may have spent: restore it from a backup")
     if not path.is_file():
         raise RequestError(
             f"privacy.ledger={privacy.ledger}: no such file; make one with `dpdm privacy "
