@@ -10,7 +10,7 @@ import json
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from dpdm.data import Dataset, write_samples
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.trajectory import Trajectory
 from dpdm.errors import DpdmError, RequestError
-from dpdm.evaluation import ReportContent, Stage, added, evaluate, render_report
+from dpdm.evaluation import ProgressCallback, ReportContent, Stage, added, evaluate, render_report
 from dpdm.evaluation.closeness import unfit_hold_out
 from dpdm.memory import check_room
 from dpdm.networks import load_into, load_weights
@@ -33,13 +33,14 @@ from dpdm.release.seal import seal_release
 from dpdm.release.trajectory import draw_trajectory
 from dpdm.training.run import Run
 
-Progress = Callable[[str, int, int], None]
 _TRAJECTORIES = 6
 _COMPARED = 10_000
 """Samples whose nearest real images are looked for; 60,000 MNIST images take minutes for these."""
 
 
-def sample_release(run: Run, progress: Progress | None = None, device: str | None = None) -> Path:
+def sample_release(
+    run: Run, progress: ProgressCallback | None = None, device: str | None = None
+) -> Path:
     """Draws ``sampling.count`` images into ``release/samples.npz`` unless it is there."""
     path = run.release / "samples.npz"
     if not path.is_file():
@@ -52,7 +53,7 @@ def sample_release(run: Run, progress: Progress | None = None, device: str | Non
 
 
 def _sample(
-    model: Model, run: Run, what: str, progress: Progress | None, device: str | None = None
+    model: Model, run: Run, what: str, progress: ProgressCallback | None, device: str | None = None
 ) -> tuple[Images, Labels]:
     return model.sample(
         run.config.sampling.count,
@@ -145,7 +146,7 @@ def evaluate_run(
     run: Run,
     train: Dataset,
     test: Dataset,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Measures the release's samples and those of earlier stages: ``private/evaluation.json``.

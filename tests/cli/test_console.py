@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+import pytest
+from PIL import Image
 from rich.console import Console
 
-from dpdm.cli import console
+from dpdm.cli import console, main
 from dpdm.cli.console import note, out, table
 
 
@@ -42,3 +45,23 @@ def test_a_narrow_terminal_loses_nothing(monkeypatch, capsys):
     assert "a" * 30 in printed
     assert "10000" in printed
     assert printed.count("b") == 61  # one of them is of "number"
+
+
+def test_a_reader_that_goes_away_is_no_failure():
+    shell = f"set -o pipefail; {sys.executable} -m dpdm presets --json | head -1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"{\n", b"")
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.0, True), (60.0, False)])
+def test_whoever_waits_for_data_to_be_read_is_told_how_far_it_is(
+    tmp_path, monkeypatch, capsys, seconds, shown
+):
+    for number in range(3):
+        Image.fromarray(np.full((4, 4), 200, np.uint8)).save(tmp_path / f"{number}.png")
+    monkeypatch.setattr(console, "_SHORT_SECONDS", seconds)
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "check", str(tmp_path)])
+    assert ended.value.code == 0
+    told = capsys.readouterr().err
+    assert (f"reading images of {tmp_path}: 3 of 3" in told) is shown

@@ -18,7 +18,6 @@ import torch
 import yaml
 
 from dpdm.cli import main
-from dpdm.cli.console import Display
 from dpdm.cli.sweep import perform
 from dpdm.config import load_config, to_yaml
 from dpdm.errors import DpdmError
@@ -53,7 +52,7 @@ def tiny(*more: str, steps: int = 2) -> list[str]:
 def run_here(jobs, parallel, logs, *, tell, done) -> bool:
     for job in jobs:
         try:
-            perform(job, Display())
+            perform(job)
             done(Ended(job, 0))
         except DpdmError as error:
             done(Ended(job, error.exit_status, str(error)))

@@ -80,9 +80,10 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"{message} See `{command} --help`.", 2)
     except DpdmError as error:
         _fail(str(error), error.exit_status)
-    except BrokenPipeError:  # the reader of a pipe went away: nothing left to say
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # of which typer makes 1
+            sys.exit(0)  # the reader of a pipe has what it wanted
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", 1)

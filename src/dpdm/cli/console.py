@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -35,6 +36,8 @@ out = _console(width=None if sys.stdout.isatty() else 200)
 err = _console(stderr=True)
 
 _LINE_EVERY_SECONDS = 10.0
+_SHORT_SECONDS = 2.0
+"""Reading data is usually over before anyone asks how far it is."""
 _LEAST_LAST = 30
 """Characters of a table's last column on a line, on a narrow terminal."""
 
@@ -138,6 +141,22 @@ class Display:
             event.steps,
             f"loss{secret} {record.loss:.4f}  {spent}{rate:,.0f} images/s",
         )
+
+
+@contextmanager
+def reading(spec: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress of opening a data set, for whoever waits longer than a moment.
+
+    Not to be entered while a ``Display`` is shown: a terminal has one at a time.
+    """
+    begun = time.monotonic()
+    with Display() as shown:
+
+        def update(done: int, total: int) -> None:
+            if time.monotonic() - begun >= _SHORT_SECONDS:
+                shown.update(f"reading images of {spec}", done, total)
+
+        yield update
 
 
 def warn_private() -> None:

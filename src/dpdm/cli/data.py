@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dpdm.cli.console import Display, out, print_json, table, warn_private
+from dpdm.cli.console import Display, out, print_json, reading, table, warn_private
 from dpdm.cli.options import Json
 from dpdm.errors import first_few
 
@@ -57,7 +57,8 @@ def check_command(
     """
     from dpdm.data import check_report
 
-    report = check_report(spec, image_size=image_size, channels=channels)
+    with reading(spec) as progress:
+        report = check_report(spec, image_size=image_size, channels=channels, progress=progress)
     if as_json:
         print_json(report)
     else:

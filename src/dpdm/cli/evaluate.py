@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from dpdm.cli.accuracies import print_accuracies
-from dpdm.cli.console import Display, note, print_json, table
+from dpdm.cli.console import Display, note, print_json, reading, table
 from dpdm.errors import RequestError
 
 if TYPE_CHECKING:
@@ -116,11 +116,12 @@ def evaluate_command(
         cache = run.folder.private / "cache"
     wanted = _baseline(run, baseline, epsilon, delta, baseline_out, cache)
     test_set = _open(run, test)
+    samples, train_set = _samples(run, synthetic), _open(run, train)
     with Display() as shown:
         result: dict[str, Any] = dict(
             evaluate(
-                _samples(run, synthetic),
-                train=_open(run, train),
+                samples,
+                train=train_set,
                 test=test_set,
                 metrics=AVAILABLE_METRICS if asked == ["all"] else asked,
                 seeds=seeds,
@@ -166,7 +167,7 @@ def _samples(run: Run | None, synthetic: str) -> Dataset:
     from dpdm.data import open_dataset
 
     if run is None:
-        return open_dataset(synthetic)
+        return _as_it_is(synthetic)
     path = run.release / "samples.npz"
     if not path.is_file():
         raise RequestError(
@@ -178,11 +179,17 @@ def _samples(run: Run | None, synthetic: str) -> Dataset:
 def _open(run: Run | None, spec: str | None) -> Dataset | None:
     """Real images; for a run brought to the size and channels that it was trained at."""
     from dpdm.cli.options import open_with
-    from dpdm.data import open_dataset
 
     if spec is None:
         return None
-    return open_dataset(spec) if run is None else open_with(run.config, spec)
+    return _as_it_is(spec) if run is None else open_with(run.config, spec)
+
+
+def _as_it_is(spec: str) -> Dataset:
+    from dpdm.data import open_dataset
+
+    with reading(spec) as progress:
+        return open_dataset(spec, progress=progress)
 
 
 def _baseline(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpdm.cli.console import note
+from dpdm.cli.console import note, reading
 from dpdm.errors import RequestError, first_few
 
 if TYPE_CHECKING:
@@ -84,13 +84,15 @@ def open_with(config: Config, spec: str) -> Dataset:
     """A data set, brought to the size and channels of the configuration."""
     from dpdm.data import open_dataset
 
-    found = open_dataset(
-        spec,
-        image_size=config.data.image_size,
-        channels=config.data.channels,
-        on_error=config.data.on_error,
-        public_size=config.data.public_size,
-    )
+    with reading(spec) as progress:
+        found = open_dataset(
+            spec,
+            image_size=config.data.image_size,
+            channels=config.data.channels,
+            on_error=config.data.on_error,
+            public_size=config.data.public_size,
+            progress=progress,
+        )
     if left := found.private_problems:
         first = "; ".join(first_few(left, _PROBLEMS_SHOWN))
         note(f"left out of {spec} (data.on_error=skip): {first}")

@@ -23,7 +23,6 @@ from dpdm.cli.run import Test, find_test_data, test_spec
 from dpdm.errors import DpdmError, RequestError
 
 if TYPE_CHECKING:
-    from dpdm.cli.console import Display
     from dpdm.sweep.cell import Job
     from dpdm.sweep.conduct import Prepared
     from dpdm.sweep.grid import Grid
@@ -305,11 +304,10 @@ def training_command() -> None:
         import torch
 
         torch.set_num_threads(job.threads)
-    with Display() as shown:
-        perform(job, shown)
+    perform(job)
 
 
-def perform(job: Job, shown: Display) -> None:
+def perform(job: Job) -> None:
     """Opens the data of a job and carries it out."""
     from dpdm.config.loading import from_mapping
     from dpdm.sweep.cell import carry_out
@@ -317,4 +315,5 @@ def perform(job: Job, shown: Display) -> None:
     config = from_mapping(job.training, job.name)
     train = open_with(config, job.data)
     test = None if job.test is None else open_with(config, job.test)
-    carry_out(job, train, test, shown.training, shown.update)
+    with Display() as shown:
+        carry_out(job, train, test, shown.training, shown.update)

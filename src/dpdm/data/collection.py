@@ -224,15 +224,16 @@ def _decoded(
     images: Sequence[Encoded], preprocessing: Preprocessing, progress: Progress | None
 ) -> Iterator[tuple[Images, tuple[int, int]] | Problem]:
     """Results in order; a few thousand images in flight, so that memory stays bounded."""
-    decode = partial(_decode_some, preprocessing=preprocessing)
+    decode, done = partial(_decode_some, preprocessing=preprocessing), 0
     with quiet_pillow(), ThreadPoolExecutor(_THREADS, "dpdm-decode") as pool:
         for start in range(0, len(images), _CHUNK):
             stop = min(start + _CHUNK, len(images))
             tasks = [images[i : min(i + _TASK, stop)] for i in range(start, stop, _TASK)]
             for results in pool.map(decode, tasks):
                 yield from results
-            if progress is not None:
-                progress(stop, len(images))
+                done += len(results)
+                if progress is not None:
+                    progress(done, len(images))
 
 
 def _decode_some(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -159,7 +159,7 @@ def evaluate(
         result["baseline"] = found
         result["notes"].append(baseline_note(found))
     if set(asked) & set(OF_FEATURES):
-        network = find_inception(inception, _of_bytes(progress))
+        network = find_inception(inception, progress)
         measuring = Measuring(store, progress)
         sets = RealSets(train, test)
         measure_features(result, asked, (images, labels), sets, named, network, measuring)
@@ -209,11 +209,3 @@ def _check_sets(
             check_together("train", train.shape, train.classes, "test", test)
     elif train is not None:
         check_together("synthetic", shape, names, "train", train)
-
-
-def _of_bytes(
-    progress: ProgressCallback | None,
-) -> Callable[[str, int, int | None], None] | None:
-    if progress is None:
-        return None
-    return lambda what, done, total: progress(what, done, total or done)

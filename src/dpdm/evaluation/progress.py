@@ -2,5 +2,5 @@
 
 from collections.abc import Callable
 
-ProgressCallback = Callable[[str, int, int], None]
-"""Called with (what is being done, units done, units in all)."""
+ProgressCallback = Callable[[str, int, int | None], None]
+"""Called with (what is being done, units done, units in all or None where nobody knows)."""

@@ -7,7 +7,7 @@ the folder; every step is passed over where its result is there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,13 @@ from typing import Any
 from dpdm import pipeline
 from dpdm.config.loading import from_mapping
 from dpdm.data import Dataset, write_samples
-from dpdm.evaluation import evaluate, without_pictures
+from dpdm.evaluation import ProgressCallback, evaluate, without_pictures
 from dpdm.release.files import write_text
 from dpdm.release.model import Model
 from dpdm.sweep.folder import measured_place
 from dpdm.sweep.spending import own_epsilon
 from dpdm.training.events import Callback
 from dpdm.training.run import Run, train
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def carry_out(
     data: Dataset,
     test: Dataset | None,
     training: Callback | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> None:
     """Brings every cell of the job to its ``result.json``.
 
@@ -103,7 +101,7 @@ def _measure(
     place: Path,
     data: Dataset,
     test: Dataset | None,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> None:
     """Samples a cell, measures the samples, and writes its result last."""
     config = from_mapping(cell["config"], cell["name"])
@@ -158,7 +156,9 @@ def _measure(
     write_text(place / "result.json", json.dumps(result) + "\n")
 
 
-def _draw(model: Model, path: Path, seed: int, device: str, progress: Progress | None) -> None:
+def _draw(
+    model: Model, path: Path, seed: int, device: str, progress: ProgressCallback | None
+) -> None:
     images, labels = model.sample(
         model.config.sampling.count,
         seed=seed,

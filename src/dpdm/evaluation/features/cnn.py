@@ -25,6 +25,7 @@ from dpdm.evaluation.classifiers import (
     train_classifier,
 )
 from dpdm.evaluation.features.extractor import Extractor
+from dpdm.evaluation.progress import ProgressCallback
 from dpdm.hashing import content_hash
 
 NAME = "cnn"
@@ -49,7 +50,7 @@ def train_judge(
     images: Images,
     labels: Labels,
     classes: int,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Judge:
     """Train the CNN on a seeded half of real test images, N >= ``FEWEST``; the other is unseen."""
     order = np.random.default_rng(0).permutation(len(images))
