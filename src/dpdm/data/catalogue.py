@@ -41,6 +41,9 @@ CIFAR10_CLASSES = (
     "truck",
 )
 CELEBA_CLASSES = ("female", "male")
+CIFAR_ARCHIVE, CIFAR_FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
+CELEBA_ZIP, CELEBA_FOLDER = "img_align_celeba.zip", "img_align_celeba"
+CELEBA_ATTRIBUTES, CELEBA_SPLITS = "list_attr_celeba.txt", "list_eval_partition.txt"
 CELEBA_CROP = 140
 CELEBA_SIZE = 64
 
@@ -188,7 +191,7 @@ NAMED: Mapping[str, Named] = {
             10_000,
             remotes=(
                 Remote(
-                    "cifar-10-binary.tar.gz",
+                    CIFAR_ARCHIVE,
                     ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
                     "md5:c32a1d4ab5d03f1284b67883e8d87530",
                 ),
@@ -204,17 +207,17 @@ NAMED: Mapping[str, Named] = {
             19_962,
             remotes=(
                 Remote(
-                    "list_attr_celeba.txt",
+                    CELEBA_ATTRIBUTES,
                     (_DRIVE + "0B7EVK8r0v71pblRyaVFSWGxPY0U",),
                     "md5:75e246fa4810816ffd6ee81facbd244c",
                 ),
                 Remote(
-                    "list_eval_partition.txt",
+                    CELEBA_SPLITS,
                     (_DRIVE + "0B7EVK8r0v71pY0NSMzRuSXJEVkk",),
                     "md5:d32c9cbf5e040fd4025c592c306e6668",
                 ),
                 Remote(
-                    "img_align_celeba.zip",
+                    CELEBA_ZIP,
                     (_DRIVE + "0B7EVK8r0v71pZjFTYXZWM3FlRnM",),
                     "md5:00d2c5bc6d35e252742224ab0c1e8fcb",
                 ),

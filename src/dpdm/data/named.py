@@ -14,7 +14,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dpdm.data.catalogue import NAMED, Named
+from dpdm.data.catalogue import (
+    CELEBA_ATTRIBUTES,
+    CELEBA_FOLDER,
+    CELEBA_SPLITS,
+    CELEBA_ZIP,
+    CIFAR_ARCHIVE,
+    CIFAR_FOLDER,
+    NAMED,
+    Named,
+)
 from dpdm.data.collection import Collection
 from dpdm.data.download import data_folders, named
 from dpdm.data.formats.idx import (
@@ -26,12 +35,6 @@ from dpdm.data.formats.idx import (
     standard_stem,
 )
 from dpdm.data.published import (
-    CELEBA_ATTRIBUTES,
-    CELEBA_FOLDER,
-    CELEBA_SPLITS,
-    CELEBA_ZIP,
-    CIFAR_ARCHIVE,
-    CIFAR_FOLDER,
     READERS,
     edition_of,
     read_digits,

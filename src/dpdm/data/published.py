@@ -21,7 +21,18 @@ from pathlib import Path
 
 import numpy as np
 
-from dpdm.data.catalogue import CELEBA_CROP, CELEBA_SIZE, Edition, Named
+from dpdm.data.catalogue import (
+    CELEBA_ATTRIBUTES,
+    CELEBA_CROP,
+    CELEBA_FOLDER,
+    CELEBA_SIZE,
+    CELEBA_SPLITS,
+    CELEBA_ZIP,
+    CIFAR_ARCHIVE,
+    CIFAR_FOLDER,
+    Edition,
+    Named,
+)
 from dpdm.data.collection import Collection, Encoded
 from dpdm.data.dataset import Images, Integers
 from dpdm.data.download import matches
@@ -35,10 +46,6 @@ from dpdm.data.formats.idx import (
     standard_stem,
 )
 from dpdm.errors import DpdmError
-
-CIFAR_ARCHIVE, CIFAR_FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
-CELEBA_ZIP, CELEBA_FOLDER = "img_align_celeba.zip", "img_align_celeba"
-CELEBA_ATTRIBUTES, CELEBA_SPLITS = "list_attr_celeba.txt", "list_eval_partition.txt"
 
 
 def edition_of(stem: str, found: frozenset[str], editions: tuple[Edition, ...]) -> Edition | None:

@@ -14,6 +14,7 @@ import torch
 
 from dpdm.config import Config, load_config
 from dpdm.data import Dataset, PublicFacts
+from dpdm.data.catalogue import NAMED
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.pose import POSE_SIZES
 from dpdm.lanes import Lanes
@@ -37,15 +38,8 @@ from dpdm.training.pretraining import first_weights
 from dpdm.training.view_gradients import ViewGradients
 from dpdm.training.workers import Workers
 
-# Images, classes and shape by name of the data, or of the preset where its data has no name here.
-_PUBLIC_FACTS: dict[str, tuple[int, int, tuple[int, int, int]]] = {
-    "digits": (1437, 10, (8, 8, 1)),
-    "mnist": (60_000, 10, (28, 28, 1)),
-    "fashion": (60_000, 10, (28, 28, 1)),
-    "cifar10": (50_000, 10, (32, 32, 3)),
-    "celeba": (162_770, 0, (64, 64, 3)),
-    "imagenet32-eps10": (1_281_167, 1000, (32, 32, 3)),
-}
+_IMAGENET32 = (1_281_167, 1000, (32, 32, 3))
+"""Images, classes and shape of the data of presets whose data has no name here."""
 
 _ROUNDS, _ENOUGH_SECONDS = 3, 4.0
 """Of timing a microbatch in every lane: the fastest of so many rounds, the first of which begins
@@ -286,10 +280,12 @@ def preset_noise(name: str) -> dict[str, float | None]:
     None where the data is the user's own: `dpdm plan` gives them; and without gradient steps.
     """
     config = load_config(name)
-    facts = _PUBLIC_FACTS.get(config.data.spec or name)
-    if facts is None:
+    if known := NAMED.get(config.data.spec or ""):
+        size, classes, shape = known.train, len(known.classes), known.shape
+    elif name.startswith("imagenet32-"):
+        size, classes, shape = _IMAGENET32
+    else:
         return {"sample_rate": None, "noise_multiplier": None}
-    size, classes, shape = facts
     channels = config.data.channels or shape[2]
     side = config.data.image_size
     pixels = (side * side if side else shape[0] * shape[1]) * channels
