@@ -213,6 +213,19 @@ def test_a_dry_run_prints_the_grid_and_writes_nothing(dpdm, tmp_path) -> None:
     assert not out.exists()
 
 
+def test_a_dry_run_refuses_what_the_sweep_would(dpdm, tmp_path) -> None:
+    for option, what in (
+        (("--jobs", "abc"), "--jobs abc: use a number of processes"),
+        (("--test", "digits@test", "--set", "evaluation.classifiers=false"), "asks for no eval"),
+    ):
+        status, _, said = dpdm(
+            "sweep", "digits", "--vary", "views.count=1,4", *tiny(), "--out", tmp_path / "sweep",
+            "--dry-run", *option,
+        )  # fmt: skip
+        assert status == 2
+        assert what in said.splitlines()[-1]
+
+
 def test_one_failing_cell_does_not_lose_the_others(dpdm, tmp_path, in_process) -> None:
     out = tmp_path / "sweep"
     status, _, said = dpdm(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dpdm.config import load_config
+from dpdm.errors import RequestError
 from dpdm.privacy import epsilon
 from dpdm.training.plan import make_plan
 
@@ -24,3 +25,9 @@ def test_a_plan_spends_at_most_epsilon_and_nearly_all_of_it(target, steps, histo
     plan = make_plan(config, public_size=1437, classes=10, pixels=64)
     spent = epsilon(plan.events(), config.privacy.delta, config.privacy.accountant)
     assert 0.999 * target < spent <= target
+
+
+def test_a_share_that_cannot_be_met_is_refused_in_the_words_that_were_asked_in():
+    config = load_config("digits", ["privacy.epsilon=1e9"])
+    with pytest.raises(RequestError, match=r"prior has 0.8 of privacy.epsilon=1e\+09: epsilon=8e"):
+        make_plan(config, public_size=1437, classes=10, pixels=64)

@@ -135,6 +135,10 @@ def _train(
 def find_test_data(config: Config, data: str | None, test: str | None) -> Dataset | None:
     """The test images: --test, or the @test part of the training data where it has one."""
     if not config.evaluation.classifiers:
+        if test is not None:
+            raise RequestError(
+                f"--test {test}: evaluation.classifiers=false asks for no evaluation; leave one out"
+            )
         return None
     from dpdm.data import NoSplitError
 

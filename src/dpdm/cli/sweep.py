@@ -100,10 +100,10 @@ def sweep_command(
     refuse_release("--out", folder)
     refuse_in_data(folder, config, data)
     prepared = prepare(grid, folder, train, found, measure)
+    processes = jobs_for(jobs, prepared, device)
     if dry_run:
         _print_plan(prepared, as_json)
         return
-    processes = jobs_for(jobs, prepared, device)
     _warn(prepared)
     note(f"what each training prints is in {folder / 'logs'}")
     with Display() as shown:

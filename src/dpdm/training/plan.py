@@ -7,6 +7,8 @@ The same plan is printed by ``dpdm plan`` and carried out by training.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -257,14 +259,26 @@ def _labeller_plan(config: Config, public_size: int, classes: int) -> LabellerPl
     steps = min(max(1, round(labeller.epochs / sample_rate)), _MOST_LABELLER_STEPS)
     noise = 0.0
     if privacy.enabled:
-        noise = noise_multiplier_for(
-            labeller.share * privacy.epsilon,
-            privacy.delta,
-            sample_rate,
-            steps,
-            accountant=privacy.accountant,
-        )
+        with _in_words("the labeller", labeller.share, privacy.epsilon):
+            noise = noise_multiplier_for(
+                labeller.share * privacy.epsilon,
+                privacy.delta,
+                sample_rate,
+                steps,
+                accountant=privacy.accountant,
+            )
     return LabellerPlan(sample_rate, steps, noise, batch)
+
+
+@contextmanager
+def _in_words(whose: str, share: float, whole: float) -> Iterator[None]:
+    """A refusal names the epsilon that was asked for, of which this is a share."""
+    try:
+        yield
+    except RequestError as error:
+        if share == 1.0:
+            raise
+        raise RequestError(f"{whose} has {share:g} of privacy.epsilon={whole:g}: {error}") from None
 
 
 def prior_design(
@@ -290,10 +304,12 @@ def prior_design(
     privacy, alone = config.privacy, not config.training.steps
     if not privacy.enabled:
         return design(noise_multiplier=0.0)
-    target = privacy.epsilon if alone else config.prior.share * privacy.epsilon
+    share = 1.0 if alone else config.prior.share
+    target = share * privacy.epsilon
     beside = others if alone else []
     how = (privacy.delta, privacy.accountant)
-    noise = gaussian_noise_multiplier_for(target, *how, beside)
+    with _in_words("the prior", share, privacy.epsilon):
+        noise = gaussian_noise_multiplier_for(target, *how, beside)
     made = design(noise_multiplier=noise)
     # Its parts cost together what one mechanism with this noise costs, but for rounding, which is
     # much where epsilon is tiny.
