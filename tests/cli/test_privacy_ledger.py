@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -215,3 +216,27 @@ def test_what_is_neither_run_nor_ledger_is_refused(privacy, tmp_path, own):
     status, _, err = privacy("ledger", own)
     assert status == 2
     assert "no such file" in err
+
+
+def test_a_ledger_that_was_cut_short_is_found_by_the_checkpoints_of_an_unfinished_run(
+    dpdm, privacy, tmp_path
+):
+    settings = (
+        *("training.steps=3", "training.batch_size=16", "training.checkpoint_every=1"),
+        *("network.base_channels=4", "network.multipliers=[1]", "training.least_signal=0"),
+    )
+    run = tmp_path / "run"
+    changes = [part for setting in settings for part in ("--set", setting)]
+    assert dpdm("train", "digits", "--out", run, *changes)[0] == 0
+    shutil.rmtree(run / "release")  # whose statement would tell
+    assert privacy("ledger", run)[0] == 0
+    path = run / "private" / "ledger.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-2]))
+    status, _, err = privacy("ledger", run)
+    assert status == 1
+    assert "was written after records that are gone" in err
+    assert err.count("\n") == 1
+    path.write_text("".join(lines[:-1]))  # the checkpoint before, of step 2, knows of less
+    (run / "private" / "checkpoints" / "1-DP-SGD-00000003.safetensors").write_bytes(b"damaged")
+    assert privacy("ledger", run)[0] == 0

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from dpdm.config import Config, load_config, to_yaml
 from dpdm.errors import DpdmError, RequestError
 from dpdm.release.files import DRAWN, read_json, write_text
@@ -84,6 +86,23 @@ class RunFolder:
     def warmed_up(self) -> Path:
         """Weights after warm-up."""
         return self.checkpoints / "warmed-up.safetensors"
+
+    def ledger_heads(self) -> dict[Path, str]:
+        """The hash with which the ledger ended when training wrote each of its files.
+
+        A damaged file is left out: who resumes the run is told of it.
+        """
+        found = dict[Path, str]()
+        for path in sorted(self.checkpoints.glob("*.safetensors")):
+            try:
+                with safe_open(path, framework="np") as file:
+                    about = file.metadata() or {}
+                about |= json.loads(about.get("checkpoint", "{}"))
+            except (SafetensorError, OSError, ValueError):
+                continue
+            if head := about.get("ledger_head"):
+                found[path] = head
+        return found
 
     def read_state(self) -> dict[str, Any]:
         """``state.json``, or nothing."""

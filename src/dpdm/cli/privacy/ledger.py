@@ -177,9 +177,12 @@ def _find(source: str) -> tuple[Path, float | None, str]:
 
 
 def _check_complete(ledger: Ledger, source: Path) -> None:
-    """Raises DpdmError where a run's release states uses that its ledger does not hold."""
+    """Raises DpdmError where a run's files know of uses of the data that its ledger does not hold:
+    those that its release states, or records that a checkpoint was written after.
+    """
     from dpdm.privacy.accounting import event_from_json
     from dpdm.release.files import STATEMENT, read_json
+    from dpdm.training.folder import RunFolder
 
     statement = read_json(source / "release" / STATEMENT) if source.is_dir() else None
     held = {(name, event): count for name, event, count in ledger.counted_events()}
@@ -189,6 +192,11 @@ def _check_complete(ledger: Ledger, source: Path) -> None:
                 f"{source}: the ledger holds fewer uses of the data than the release states "
                 f"({used['name']}): records were taken away; restore it from a backup"
             )
+    for file, head in RunFolder(source).ledger_heads().items():
+        try:
+            ledger.require(head)
+        except DpdmError as error:
+            raise DpdmError(f"{file} was written after records that are gone: {error}") from None
 
 
 def _mechanisms(ledger: Ledger, run: str | None) -> list[dict[str, Any]]:
