@@ -61,7 +61,10 @@ class Differentiation:
         return self._differentiate(inputs)
 
     def _differentiate(self, inputs: Sequence[Tensor | None]) -> Found:
-        return per_unit_gradients(self.denoiser, corrected_loss, inputs, views=self.views)
+        # A microbatch is as large as it should be, and a resumed run takes the same passes.
+        return per_unit_gradients(
+            self.denoiser, corrected_loss, inputs, views=self.views, whole=True
+        )
 
 
 class Recording:

@@ -30,12 +30,12 @@ def factored_gradients(
     For networks that use the weight of a dense layer in one call of that layer and nowhere else.
     """
     with _taps(network) as taps:
-        losses, others = per_unit_gradients(network, loss, inputs, views)
+        losses, others = per_unit_gradients(network, loss, inputs, views, whole=True)
     gradients: dict[str, PerUnit] = dict(others)
     for name, (seen, gone) in taps.items():
         if len(seen) != 1 or len(gone) != 1:
             # The engine looks through more than one pass where it checks a new kind of call.
-            return per_unit_gradients(network, loss, inputs, views)
+            return per_unit_gradients(network, loss, inputs, views, whole=True)
         left, right = (
             part.detach().reshape(len(losses), -1, part.shape[-1]) for part in (*gone, *seen)
         )

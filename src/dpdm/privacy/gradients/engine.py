@@ -2,8 +2,8 @@
 
 For unit u with views v, g_u = d/dp (1/V) sum_v loss_uv: the gradient of the unit's mean loss, which
 is what DP-SGD clips (with one image to a unit, the paper's noise multiplicity, eq. 7). One forward
-and one backward over all U*V rows; the weight gradients are contracted over the rows of a unit
-where they arise, so that nothing of size U*V*P exists.
+and one backward over all U*V rows, or over a few parts of them; the weight gradients are contracted
+over the rows of a unit where they arise, so that nothing of size U*V*P exists.
 
 What cannot be had in this way is computed one unit at a time, with a warning, or refused by name.
 It is never wrong silently: a parameter that reaches the loss past the rules is noticed on every
@@ -23,6 +23,7 @@ from dpdm.privacy.gradients.eager import FORCED_EAGER
 from dpdm.privacy.gradients.handover import autograd_grad
 from dpdm.privacy.gradients.interception import UnitCopies
 from dpdm.privacy.gradients.one_by_one import admit, agree, one_by_one
+from dpdm.privacy.gradients.parts import in_parts, units_together
 from dpdm.privacy.gradients.refusal import NoRule, UnsupportedModuleError, refuse_by_type
 from dpdm.privacy.gradients.trial import SEED, mean_losses, plain_losses, rows_of, undisturbed
 from dpdm.privacy.gradients.verification import Known, Verification, known
@@ -33,6 +34,8 @@ def per_unit_gradients(
     loss: Callable[..., Tensor],
     inputs: Sequence[Tensor | None],
     views: int = 1,
+    *,
+    whole: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The gradient of each unit's mean loss, for every parameter that requires a gradient.
 
@@ -41,12 +44,16 @@ def per_unit_gradients(
     else a ``forward`` or a loss reads, as an attribute or a global variable, should stay as it is
     between calls.
 
+    On a CPU a large pass may be made in parts of units, which takes less time and memory: where
+    the losses of parts were found equal to those of all rows.
+
     Args:
         module: any module; it is called as it is, in the mode it is in, and left as it was. Of a
             compiled one (``torch.compile``) the eager form is called.
         loss: ``loss(module, *inputs)`` returns the (U*V,) losses.
         inputs: tensors of first dimension U*V, the views of a unit adjacent; None is passed on.
         views: V.
+        whole: one pass over all rows in any case.
 
     Returns:
         The (U,) mean losses, detached, and for every parameter that requires a gradient its name
@@ -67,8 +74,12 @@ def per_unit_gradients(
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     found = known(module, loss, inputs, views)
     if not found.one_by_one:
+        units = rows // views
+        if found.together is None and not whole:
+            found.together = units_together(module, loss, inputs, views)
+        together = units if whole else found.together or units
         try:
-            return _shared(module, loss, inputs, rows, views, parameters, found)
+            return _passes(module, loss, inputs, views, parameters, found, together)
         except NoRule as reason:
             admit(module, loss, inputs, views, reason)
             warnings.warn(
@@ -114,16 +125,42 @@ def checked_rows(inputs: Sequence[Tensor | None], views: int) -> int:
     return rows
 
 
+def _passes(
+    module: nn.Module,
+    loss: Callable[..., Tensor],
+    inputs: Sequence[Tensor | None],
+    views: int,
+    parameters: Mapping[str, nn.Parameter],
+    found: Known,
+    together: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One pass after the other over so many units each. Raises NoRule as ``_shared``."""
+    units = rows_of(inputs) // views
+    if together >= units:
+        return _shared(module, loss, inputs, views, parameters, found)
+    means: list[Tensor] = []
+    gradients: dict[str, Tensor] = {}
+    for some, own in in_parts(inputs, views, together):
+        mean, part = _shared(module, loss, own, views, parameters, found)
+        means.append(mean)
+        while part:  # each is let go as soon as it is copied
+            name, gradient = part.popitem()
+            if name not in gradients:
+                gradients[name] = gradient.new_empty((units, *gradient.shape[1:]))
+            gradients[name][some] = gradient
+    return torch.cat(means), {name: gradients[name] for name in parameters}
+
+
 def _shared(
     module: nn.Module,
     loss: Callable[..., Tensor],
     inputs: Sequence[Tensor | None],
-    rows: int,
     views: int,
     parameters: Mapping[str, nn.Parameter],
     found: Known,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One pass over all units. Raises NoRule where a rule is missing or a check fails."""
+    rows = rows_of(inputs)
     copies = UnitCopies(parameters, module.buffers(), rows // views, rows)
     # The backward pass is intercepted too: there checkpointed parts are computed again. Compiled
     # code would pass the interception by, so that its eager form is run.
