@@ -55,22 +55,22 @@ its first step: interpreter, torch, network, inputs.
   does of itself: glibc hands large freed blocks back, and the kernel faults in and zeroes every
   page again in the next step.
 
-On a CPU a large pass goes in parts of units, so that no tensor is so large (32 MiB) that glibc hands
-it back (`src/dpdm/privacy/gradients/parts.py`); where memory is kept, it gains nothing and all rows
-go at once. Alone on the EPYC of the fifth generation that this page's EPYC rows are from, 8 units of
-16 views took 982 ms and take 904, an ordinary step 890; 64 of 4 took 2,202 and take 2,031, an
-ordinary step 2,079; memory halves. The Xeon's rows are from before.
+On a CPU a large pass goes in parts of units, so that no tensor is so large (32 MiB) that glibc
+hands it back (`src/dpdm/privacy/gradients/parts.py`); where memory is kept, it gains nothing and
+all rows go at once. Alone on the EPYC of the fifth generation that this page's EPYC rows are from,
+8 units of 16 views took 982 ms and take 904, an ordinary step 890; 64 of 4 took 2,202 and take
+2,031, an ordinary step 2,079; memory halves. The Xeon's rows are from before.
 
 What limits the factor over Opacus at U=8: where memory is kept, it takes 1.7 to 2 times an ordinary
 step, and dpdm hardly more than one, so that only a step faster than the ordinary one would gain
 more. Where it is not, Opacus's gradients of every view are two gigabytes of page faults a step, and
 the factor depends on what these cost: 1.8 on an EPYC of the third generation, whose rows were here
-before, above 2.3 on that of the fifth. On the Xeon two thirds of dpdm's step are convolutions, in oneDNN's kernels and the same as the ordinary
-step's. Compiling does not help: the whole call traced to one graph (6,078 operations, 4 units of 16
-views, one thread, float32) took torch's inductor 230 s and then ran at 37.9 images/s, uncompiled at
-37.7. Two processes of a thread each, as a training runs, give 74 images/s where one of two threads
-gives 67. With fewer views of more units, as at U=64, Opacus's gradients of every view cost more and
-the factor is above 2.
+before, above 2.3 on that of the fifth. On the Xeon two thirds of dpdm's step are convolutions, in
+oneDNN's kernels and the same as the ordinary step's. Compiling does not help: the whole call traced
+to one graph (6,078 operations, 4 units of 16 views, one thread, float32) took torch's inductor 230
+s and then ran at 37.9 images/s, uncompiled at 37.7. Two processes of a thread each, as a training
+runs, give 74 images/s where one of two threads gives 67. With fewer views of more units, as at
+U=64, Opacus's gradients of every view cost more and the factor is above 2.
 
 With channels innermost (`channels_last`) the ordinary float32 step is faster, by hand on the idle
 Xeon: one thread, 4 units of 16 views, 1.49 s where it took 1.69; two threads, 8 units, 1.63 and
@@ -82,9 +82,10 @@ and what can be made of torch's other operations is no faster.
 
 Since the Xeon's rows were measured, the arithmetic of backward rules is not looked at by the
 interception any more, which costs Python for each of some thousand operations whatever their size.
-By hand on an EPYC of the third generation whose other core was busy, one thread, processor time of a pass, medians of 24,
-before and after in turn: the digits' network, 64 units of 2 views, 182 and 157 ms; that of
-`fashion-cpu-eps10`, 32 of 2, 345 and 323; the paper's on MNIST, 8 of 4, 1,867 and 1,814.
+By hand on an EPYC of the third generation whose other core was busy, one thread, processor time of
+a pass, medians of 24, before and after in turn: the digits' network, 64 units of 2 views, 182 and
+157 ms; that of `fashion-cpu-eps10`, 32 of 2, 345 and 323; the paper's on MNIST, 8 of 4, 1,867 and
+1,814.
 """
 
 STEP = """
