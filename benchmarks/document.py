@@ -59,18 +59,19 @@ On a CPU a large pass goes in parts of units, so that no tensor is so large (32 
 hands it back (`src/dpdm/privacy/gradients/parts.py`); where memory is kept, it gains nothing and
 all rows go at once. Alone on the EPYC of the fifth generation that this page's EPYC rows are from,
 8 units of 16 views took 982 ms and take 904, an ordinary step 890; 64 of 4 took 2,202 and take
-2,031, an ordinary step 2,079; memory halves. The Xeon's rows are from before.
+2,031, an ordinary step 2,079. The largest memory falls by a third. In the table the processes of all
+rows lie in memory together, which makes page faults dearer still. The Xeon's rows are from before.
 
 What limits the factor over Opacus at U=8: where memory is kept, it takes 1.7 to 2 times an ordinary
 step, and dpdm hardly more than one, so that only a step faster than the ordinary one would gain
 more. Where it is not, Opacus's gradients of every view are two gigabytes of page faults a step, and
 the factor depends on what these cost: 1.8 on an EPYC of the third generation, whose rows were here
-before, above 2.3 on that of the fifth. On the Xeon two thirds of dpdm's step are convolutions, in
-oneDNN's kernels and the same as the ordinary step's. Compiling does not help: the whole call traced
-to one graph (6,078 operations, 4 units of 16 views, one thread, float32) took torch's inductor 230
-s and then ran at 37.9 images/s, uncompiled at 37.7. Two processes of a thread each, as a training
-runs, give 74 images/s where one of two threads gives 67. With fewer views of more units, as at
-U=64, Opacus's gradients of every view cost more and the factor is above 2.
+before, and 3.1 (2.4 alone) on that of the fifth. On the Xeon two thirds of dpdm's step are
+convolutions, in oneDNN's kernels and the same as the ordinary step's. Compiling does not help: the
+whole call traced to one graph (6,078 operations, 4 units of 16 views, one thread, float32) took
+torch's inductor 230 s and then ran at 37.9 images/s, uncompiled at 37.7. Two processes of a thread
+each, as a training runs, give 74 images/s where one of two threads gives 67. With fewer views of
+more units, as at U=64, Opacus's gradients of every view cost more and the factor is above 2.
 
 With channels innermost (`channels_last`) the ordinary float32 step is faster, by hand on the idle
 Xeon: one thread, 4 units of 16 views, 1.49 s where it took 1.69; two threads, 8 units, 1.63 and
