@@ -57,10 +57,11 @@ its first step: interpreter, torch, network, inputs.
 
 On a CPU a large pass goes in parts of units, so that no tensor is so large (32 MiB) that glibc
 hands it back (`src/dpdm/privacy/gradients/parts.py`); where memory is kept, it gains nothing and
-all rows go at once. Alone on the EPYC of the fifth generation that this page's EPYC rows are from,
-8 units of 16 views took 982 ms and take 904, an ordinary step 890; 64 of 4 took 2,202 and take
-2,031, an ordinary step 2,079. The largest memory falls by a third. In the table the processes of all
-rows lie in memory together, which makes page faults dearer still. The Xeon's rows are from before.
+all rows go at once. Alone on the EPYC of the fifth generation that this page's EPYC rows are
+from, 8 units of 16 views took 982 ms and take 904, an ordinary step 890; 64 of 4 took 2,202 and
+take 2,031, an ordinary step 2,079. The largest memory falls by a third. In the table the
+processes of all rows lie in memory together, which makes page faults dearer still. The Xeon's
+rows are from before.
 
 What limits the factor over Opacus at U=8: where memory is kept, it takes 1.7 to 2 times an ordinary
 step, and dpdm hardly more than one, so that only a step faster than the ordinary one would gain
