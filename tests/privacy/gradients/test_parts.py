@@ -121,3 +121,21 @@ def test_a_loss_that_mixes_units_is_refused_as_ever():
 
     with pytest.raises(UnsupportedModuleError):
         per_unit_gradients(module, mixing, (x,), VIEWS)
+
+
+@pytest.mark.parametrize("within", ["call", "loss"])
+def test_parts_under_autocast_leave_no_gradient_out(oracle, within):
+    module, x = net(), torch.randn(12 * VIEWS, 2, 8, 8)
+
+    def cast(module: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return squared(module, x).float()
+
+    loss = cast if within == "loss" else squared
+    with torch.autocast("cpu", torch.bfloat16, enabled=within == "call"):
+        _, found = per_unit_gradients(module, loss, (x,), VIEWS)
+        assert Rows(module).of_a_call(module, loss, (x,)) == [12, 12]
+        # What the look cast must not stand in for weights that need a gradient.
+        ordinary = torch.autograd.grad(loss(module, x).mean(), list(module.parameters()))
+    means = {name: gradient.mean(0) for name, gradient in found.items()}
+    oracle.assert_equal(means, dict(zip(found, ordinary, strict=True)), 3e-2)
