@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from dpdm.privacy.gradients.eager import FORCED_EAGER
 from dpdm.privacy.gradients.handover import autograd_grad
 from dpdm.privacy.gradients.interception import UnitCopies
 from dpdm.privacy.gradients.one_by_one import admit, agree, one_by_one
-from dpdm.privacy.gradients.parts import in_parts, units_together
+from dpdm.privacy.gradients.parts import one_after_another, units_together
 from dpdm.privacy.gradients.refusal import NoRule, UnsupportedModuleError, refuse_by_type
 from dpdm.privacy.gradients.trial import SEED, mean_losses, plain_losses, rows_of, undisturbed
 from dpdm.privacy.gradients.verification import Known, Verification, known
@@ -78,8 +79,9 @@ def per_unit_gradients(
         if found.together is None and not whole:
             found.together = units_together(module, loss, inputs, views)
         together = units if whole else found.together or units
+        one_pass = partial(_shared, module, loss, views, parameters, found)
         try:
-            return _passes(module, loss, inputs, views, parameters, found, together)
+            return one_after_another(one_pass, inputs, views, together)
         except NoRule as reason:
             admit(module, loss, inputs, views, reason)
             warnings.warn(
@@ -125,39 +127,13 @@ def checked_rows(inputs: Sequence[Tensor | None], views: int) -> int:
     return rows
 
 
-def _passes(
-    module: nn.Module,
-    loss: Callable[..., Tensor],
-    inputs: Sequence[Tensor | None],
-    views: int,
-    parameters: Mapping[str, nn.Parameter],
-    found: Known,
-    together: int,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """One pass after the other over so many units each. Raises NoRule as ``_shared``."""
-    units = rows_of(inputs) // views
-    if together >= units:
-        return _shared(module, loss, inputs, views, parameters, found)
-    means: list[Tensor] = []
-    gradients: dict[str, Tensor] = {}
-    for some, own in in_parts(inputs, views, together):
-        mean, part = _shared(module, loss, own, views, parameters, found)
-        means.append(mean)
-        while part:  # each is let go as soon as it is copied
-            name, gradient = part.popitem()
-            if name not in gradients:
-                gradients[name] = gradient.new_empty((units, *gradient.shape[1:]))
-            gradients[name][some] = gradient
-    return torch.cat(means), {name: gradients[name] for name in parameters}
-
-
 def _shared(
     module: nn.Module,
     loss: Callable[..., Tensor],
-    inputs: Sequence[Tensor | None],
     views: int,
     parameters: Mapping[str, nn.Parameter],
     found: Known,
+    inputs: Sequence[Tensor | None],
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One pass over all units. Raises NoRule where a rule is missing or a check fails."""
     rows = rows_of(inputs)

@@ -61,7 +61,30 @@ def units_together(module: nn.Module, loss: Loss, inputs: Inputs, views: int) ->
     return units
 
 
-def in_parts(inputs: Inputs, views: int, part: int) -> Iterator[tuple[slice, Inputs]]:
+def one_after_another(
+    one_pass: Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]],
+    inputs: Inputs,
+    views: int,
+    part: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Losses (U,) and name -> (U, *shape) of ``one_pass`` over ``part`` units after the other."""
+    units = rows_of(inputs) // views
+    if part >= units:
+        return one_pass(inputs)
+    losses = list[Tensor]()
+    gradients = dict[str, Tensor]()
+    for some, own in _in_parts(inputs, views, part):
+        means, found = one_pass(own)
+        losses.append(means)
+        for name in list(found):
+            gradient = found.pop(name)  # let go as soon as it is copied
+            if name not in gradients:
+                gradients[name] = gradient.new_empty((units, *gradient.shape[1:]))
+            gradients[name][some] = gradient
+    return torch.cat(losses), gradients
+
+
+def _in_parts(inputs: Inputs, views: int, part: int) -> Iterator[tuple[slice, Inputs]]:
     """Which units a part has, and their rows of the inputs."""
     units = rows_of(inputs) // views
     for start in range(0, units, part):
@@ -81,7 +104,7 @@ def _largest_saved(module: nn.Module, loss: Loss, inputs: Inputs, views: int) ->
             largest = max(largest, tensor.numel() * tensor.itemsize)
         return tensor
 
-    _, own = next(in_parts(inputs, views, 1))
+    _, own = next(_in_parts(inputs, views, 1))
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with undisturbed(module, inputs), torch.enable_grad(), hooks:
         loss(module, *own)
@@ -101,6 +124,6 @@ def _same(module: nn.Module, loss: Loss, inputs: Inputs, views: int, part: int) 
             if not all(map(torch.equal, buffers, module.buffers())):
                 return False
         with undisturbed(module, inputs, SEED):
-            apart = torch.cat([losses(own) for _, own in in_parts(inputs, views, part)])
+            apart = torch.cat([losses(own) for _, own in _in_parts(inputs, views, part)])
     scale = float(together.abs().max())
     return largest_difference(together, apart) <= _ROUNDING * scale
