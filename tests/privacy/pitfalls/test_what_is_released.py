@@ -420,7 +420,7 @@ def test_5_all_views_of_an_image_together_move_a_step_by_c():
 
 @pytest.mark.usefixtures("views_kept")
 def test_5_undone_views_that_count_as_units_are_seen(monkeypatch):
-    def each_view(module, loss, inputs, views):
+    def each_view(module, loss, inputs, views, whole):
         return per_unit_gradients(module, loss, inputs)
 
     def clip_views(gradients, max_norm, weights):
