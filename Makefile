@@ -82,6 +82,7 @@ results: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/baselines.py --document
 	$(BIN)/python benchmarks/recipes.py --document
 	$(BIN)/python benchmarks/colour.py --document
+	$(BIN)/python benchmarks/grey.py --document
 	$(BIN)/python benchmarks/sweeps.py
 	$(BIN)/python benchmarks/reproduce.py --document
 	$(BIN)/python benchmarks/trials.py

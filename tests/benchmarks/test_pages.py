@@ -15,6 +15,7 @@ import colour
 import corners
 import denoisers
 import digits
+import grey
 import protocol
 import pytest
 import recipes
@@ -44,6 +45,7 @@ def lines(name: str) -> list[dict]:
         ("recipes", recipes.document, "results.md"),
         ("recipes", recipes.summarise, "../README.md"),
         ("colour", colour.document, "results.md"),
+        ("grey", grey.document, "results.md"),
         ("corners", corners.document, "results.md"),
         ("protocol", protocol.document, "results.md"),
         ("sizes", sizes.document, "results.md"),
