@@ -32,11 +32,12 @@ from common import (
     timed,
     write_between,
 )
+from pictures import side_by_side
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from dpdm import open_dataset
-from dpdm.evaluation import png_bytes, sample_grid
+from dpdm.evaluation import sample_grid
 
 RESULTS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"
 MARKS = "<!-- written by benchmarks/colour.py -->", "<!-- end of benchmarks/colour.py -->"
@@ -175,12 +176,11 @@ def picture(work: Path, preset: str) -> bytes:
         (real.private_images, real.private_labels),
         (drawn["images"], drawn["labels"]),
     )
-    left, right = (
+    grids = [
         sample_grid(np.asarray(images), np.asarray(labels), real.classes, 10, scale=2, gap=2)
         for images, labels in pairs
-    )
-    gap = np.full((left.shape[0], 16, *left.shape[2:]), 255, left.dtype)
-    return png_bytes(np.concatenate([left, gap, right], axis=1))
+    ]
+    return side_by_side(grids)
 
 
 def made_parser() -> argparse.ArgumentParser:

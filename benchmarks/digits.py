@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 from common import median_and_range, read_lines, run_command, write_between
+from pictures import side_by_side
 
 from dpdm import load_config, open_dataset, pipeline
-from dpdm.evaluation import png_bytes, sample_grid
+from dpdm.evaluation import sample_grid
 from dpdm.training.run import Run, open_run, train
 
 Line = dict[str, Any]
@@ -102,9 +103,7 @@ def picture(run: Run, path: Path) -> None:
         with np.load(file) as arrays:
             names = run.model().classes
             grids.append(sample_grid(arrays["images"], arrays["labels"], names, 6, scale=5, gap=3))
-    gap = np.full((grids[0].shape[0], 24, 3), 255, np.uint8)
-    parts = [part for grid in grids for part in (grid, gap)][:-1]
-    path.write_bytes(png_bytes(np.concatenate(parts, axis=1)))
+    path.write_bytes(side_by_side(grids, gap=24))
 
 
 def main() -> None:

@@ -4,8 +4,8 @@
 
 10,000 training images of MNIST and of Fashion-MNIST, drawn at random, and 10,000 others to measure
 on: no test image enters. Each preset as it is, at epsilon 10, but for 20,000 samples. A line of
-each goes to `docs/results/grey.jsonl`, the table and a picture of each set into `docs/`. A run that
-is there is not done again. `--document` only writes the table anew.
+each goes to `docs/results/grey.jsonl`, the table and a picture of each set into `docs/`. What has
+its line is not measured again. `--document` only writes the table anew.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from common import (
     table,
     write_between,
 )
+from pictures import side_by_side
+from recipes import SETS, open_set, part
 
-from dpdm import evaluate, load_config, open_dataset, pipeline
-from dpdm.data import Dataset, write_samples
-from dpdm.evaluation import png_bytes, sample_grid
+from dpdm import evaluate, load_config, pipeline
+from dpdm.data import Dataset
+from dpdm.evaluation import sample_grid
 from dpdm.training.run import Run, train
 
 RESULTS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"
 MARKS = "<!-- written by benchmarks/grey.py -->", "<!-- end of benchmarks/grey.py -->"
-SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 PRESETS = ("own-prior", "own")
 IMAGES, SAMPLES, SHOWN = 10_000, 20_000, 6
 SETTINGS = ("privacy.epsilon=10", f"sampling.count={SAMPLES}")
@@ -42,25 +43,15 @@ SETTINGS = ("privacy.epsilon=10", f"sampling.count={SAMPLES}")
 Line = dict[str, Any]
 
 
-def parts(spec: str, work: Path, name: str) -> tuple[Dataset, Dataset]:
-    """Images to train on and others to measure on, from the training part of a set."""
-    train_file, held_file = (work / f"{name}-{part}.npz" for part in ("train", "held"))
-    if not (train_file.is_file() and held_file.is_file()):
-        data = open_dataset(spec)
-        assert data.private_labels is not None
-        order = np.random.default_rng(0).permutation(data.private_count)
-        work.mkdir(parents=True, exist_ok=True)
-        for file, some in ((train_file, order[:IMAGES]), (held_file, order[-IMAGES:])):
-            images, labels = data.private_images[some], data.private_labels[some]
-            write_samples(file, images, labels, data.classes)
-    return open_dataset(train_file), open_dataset(held_file)
-
-
-def measure(name: str, preset: str, data: tuple[Dataset, Dataset], folder: Path) -> Line:
-    """Trains, samples and evaluates, each where it is not there."""
-    real, held = data
-    run: Run = train(real, load_config(preset, SETTINGS), folder, resume=folder.exists())
+def finished(preset: str, real: Dataset, folder: Path) -> Run:
+    """The run in ``folder`` with its samples, made where it is not there."""
+    run = train(real, load_config(preset, SETTINGS), folder, resume=folder.exists())
     pipeline.sample_release(run)
+    return run
+
+
+def measure(name: str, preset: str, run: Run, real: Dataset, held: Dataset) -> Line:
+    """What the samples of a run are worth."""
     state, statement = run.folder.read_state(), run.statement()
     found = evaluate(
         pipeline.read_samples(run),
@@ -122,17 +113,14 @@ def document(lines: Sequence[Line], page: Path) -> None:
     write_between(page, MARKS, section(lines))
 
 
-def picture(runs: Sequence[Path]) -> bytes:
+def picture(runs: Sequence[Run]) -> bytes:
     """Samples of the presets side by side, none picked."""
-    grids = []
-    for folder in runs:
-        with np.load(folder / "release" / "samples.npz") as drawn:
-            names = tuple(map(str, drawn["classes"]))
-            grids.append(
-                sample_grid(drawn["images"], drawn["labels"], names, SHOWN, scale=2, gap=2)
-            )
-    gap = np.full((grids[0].shape[0], 16, *grids[0].shape[2:]), 255, grids[0].dtype)
-    return png_bytes(np.concatenate([part for grid in grids for part in (grid, gap)][:-1], axis=1))
+    return side_by_side(
+        [
+            sample_grid(*pipeline.read_samples(run), run.model().classes, SHOWN, scale=2, gap=2)
+            for run in runs
+        ]
+    )
 
 
 def made_parser() -> argparse.ArgumentParser:
@@ -148,18 +136,20 @@ def main() -> None:
     """Measures what is missing, or only writes the page."""
     options = made_parser().parse_args()
     path = RESULTS / "grey.jsonl"
-    if not options.document:
-        done = {(line["set"], line["preset"]) for line in lines_so_far(path)}
-        for name in SETS:
-            spec = name if options.data is None else str(options.data / name)
-            data = parts(spec, options.work, name)
-            for preset in PRESETS:
-                if (name, preset) not in done:
-                    append_line(
-                        path, measure(name, preset, data, options.work / f"{name}-{preset}")
-                    )
-            runs = [options.work / f"{name}-{preset}" for preset in PRESETS]
-            (RESULTS / f"grey-{name}.png").write_bytes(picture(runs))
+    done = {(line["set"], line["preset"]) for line in lines_so_far(path)}
+    for name in () if options.document else SETS:
+        missing = [preset for preset in PRESETS if (name, preset) not in done]
+        if not missing:
+            continue
+        data = open_set(name, options.data)[0]
+        order = np.random.default_rng(0).permutation(data.private_count)
+        real, held = part(data, order[:IMAGES]), part(data, order[-IMAGES:])
+        runs = {
+            preset: finished(preset, real, options.work / f"{name}-{preset}") for preset in PRESETS
+        }
+        for preset in missing:
+            append_line(path, measure(name, preset, runs[preset], real, held))
+        (RESULTS / f"grey-{name}.png").write_bytes(picture(list(runs.values())))
     document(read_lines(path), PAGE)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,6 +30,20 @@ def peak_memory(device: torch.device) -> int:
 def resident_memory() -> int:
     """Bytes that this process holds now; 0 where the system does not say."""
     return _bytes(_status("self"), "VmRSS") or 0
+
+
+@contextmanager
+def saved_for_backward() -> Iterator[dict[int, int]]:
+    """Storages that passes within keep for their backward pass, by address: bytes of each."""
+    saved = dict[int, int]()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield saved
 
 
 def count_processes(pids: Iterable[int]) -> None:

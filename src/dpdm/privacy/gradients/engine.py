@@ -75,10 +75,11 @@ def per_unit_gradients(
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     found = known(module, loss, inputs, views)
     if not found.one_by_one:
-        units = rows // views
-        if found.together is None and not whole:
-            found.together = units_together(module, loss, inputs, views)
-        together = units if whole else found.together or units
+        together = rows // views
+        if not whole:
+            if found.together is None:
+                found.together = units_together(module, loss, inputs, views)
+            together = found.together
         one_pass = partial(_shared, module, loss, views, parameters, found)
         try:
             return one_after_another(one_pass, inputs, views, together)

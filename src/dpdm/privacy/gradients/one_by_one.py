@@ -15,12 +15,12 @@ from dpdm.privacy.gradients.mixing import refuse_mixing
 from dpdm.privacy.gradients.refusal import NoRule, UnsupportedModuleError
 from dpdm.privacy.gradients.trial import (
     SEED,
+    in_parts,
     largest_difference,
     mean_losses,
     plain_losses,
     rows_of,
     undisturbed,
-    unit_rows,
 )
 
 Loss = Callable[..., Tensor]
@@ -44,7 +44,7 @@ def admit(module: nn.Module, loss: Loss, inputs: Inputs, views: int, reason: NoR
     paths = tuple(dict.fromkeys(name.rpartition(".")[0] for name in reason.names))
     try:
         together = run(inputs, SEED)
-        apart = torch.cat([run(own, SEED) for own in _units(inputs, views)])
+        apart = torch.cat([run(own, SEED) for _, own in in_parts(inputs, views, 1)])
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise UnsupportedModuleError(
             f"no per-unit gradient for {reason}; and the loss of one unit alone fails: "
@@ -70,7 +70,7 @@ def one_by_one(
     units = rows_of(inputs) // views
     gradients = {name: p.new_zeros((units, *p.shape)) for name, p in parameters.items()}
     means = []
-    for u, own in enumerate(_units(inputs, views)):
+    for u, (_, own) in enumerate(in_parts(inputs, views, 1)):
         with torch.enable_grad():
             mean = mean_losses(loss(module, *own), views, views)[0]
         means.append(mean.detach())
@@ -91,8 +91,3 @@ def agree(a: Tensor, b: Tensor) -> bool:
         tolerance = 0.1
     scale = float(a.abs().nan_to_num(posinf=0.0, neginf=0.0).max())
     return largest_difference(a, b) <= tolerance * scale
-
-
-def _units(inputs: Inputs, views: int) -> list[tuple[Tensor | None, ...]]:
-    rows = [unit_rows(unit, views) for unit in range(rows_of(inputs) // views)]
-    return [tuple(None if x is None else x[own] for x in inputs) for own in rows]

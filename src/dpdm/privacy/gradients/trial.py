@@ -34,6 +34,17 @@ def rows_of(inputs: Sequence[Tensor | None]) -> int:
     return next(len(x) for x in inputs if x is not None)
 
 
+def in_parts(
+    inputs: Sequence[Tensor | None], views: int, part: int
+) -> Iterator[tuple[slice, tuple[Tensor | None, ...]]]:
+    """The inputs of ``part`` units after the other: which units these are, and their rows."""
+    units = rows_of(inputs) // views
+    for start in range(0, units, part):
+        some = slice(start, min(start + part, units))
+        rows = slice(some.start * views, some.stop * views)
+        yield some, tuple(None if x is None else x[rows] for x in inputs)
+
+
 def unit_rows(unit: int, views: int) -> slice:
     """The rows of a unit."""
     return slice(unit * views, (unit + 1) * views)

@@ -34,9 +34,7 @@ class Known:
     compared: bool = False  # the losses were found equal to those of the module as it is
     probed: bool = False  # the first and the last unit were looked at
     settled: bool = False  # every use was verified at the last call
-    together: int | None = (
-        None  # units that pass through the module at once, where it was looked at
-    )
+    together: int | None = None  # units that pass at once, where it was looked at
     # Uses whose gradients were seen to stay within units.
     verified: set[Any] = field(default_factory=set)
 
