@@ -361,8 +361,8 @@ def test_the_attackers_success_is_among_the_first_figures_and_in_words(content):
     statement = real_statement() | {"attack_bounds": bounds}
     text = words(render_report(replace(content, statement=statement), private=False))
     brief = text.partition("What this is The")[0].split("protects each image", 1)[1]
-    # e^1 x 0.01 + 1e-5 = 2.72%, and half of 1 + (e - 1 + 2e-5) / (e + 1) = 73.11%, rounded up.
-    assert brief.startswith(" best attack finds, at most 2.8% at 1% false alarms")
+    # e^1 x 0.01 + 1e-5 = 2.7193%, and half of 1 + (e - 1 + 2e-5) / (e + 1) = 73.11%, rounded up.
+    assert brief.startswith(" best attack finds, at most 2.72% at 1% false alarms")
     assert "is right at most 73.2% of the time; a coin is right half of the time." in brief
     unbound = words(render_report(content, private=False))
     assert "best attack" not in unbound

@@ -6,11 +6,8 @@ from dpdm.evaluation.text import (
     compact,
     duration,
     epsilon_text,
-    factor_text,
-    percent_up,
     quantity,
     readable_key,
-    scientific,
 )
 
 
@@ -30,13 +27,6 @@ from dpdm.evaluation.text import (
 )
 def test_an_epsilon_is_rounded_up_never_down(epsilon, text):
     assert epsilon_text(epsilon) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(1e-5, "10⁻⁵"), (2.5e-6, "2.5 × 10⁻⁶"), (0.0, "0"), (None, "none")]
-)
-def test_delta_is_a_power_of_ten(value, text):
-    assert scientific(value) == text
 
 
 @pytest.mark.parametrize(
@@ -66,24 +56,3 @@ def test_settings_keep_their_exact_meaning():
         "[1, 2]",
         "x",
     ]
-
-
-@pytest.mark.parametrize(
-    ("epsilon", "text"),
-    [
-        (0.2, "1.23"),
-        (1.0, "2.72"),
-        (10.0, "22,027"),
-        (100.0, "2.7 × 10⁴³"),
-        (1e4, "beyond any use"),
-    ],
-)
-def test_the_factor_e_to_the_epsilon_is_rounded_up(epsilon, text):
-    assert factor_text(epsilon) == text
-
-
-@pytest.mark.parametrize(
-    ("share", "text"), [(0.01, "1%"), (0.27181, "27.2%"), (0.07, "7%"), (1.0, "100%"), (0, "0%")]
-)
-def test_a_bound_on_a_share_is_rounded_up(share, text):
-    assert percent_up(share) == text

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from dpdm.training.run import train
 from dpdm.training.trainer import build_for
 
 SKIP = ("diffusion.base=skip", "network.attention=[]")
-HOW = Pretraining("made by code", steps=6, batch_size=8, save_every=2)
+HOW = Pretraining("made by code", steps=6, batch_size=8, learning_rate=3e-3, save_every=2)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_run_begins_with_the_weights_and_knows_no_class_yet(pretrained, digits
 
 def test_it_learns(images, small, tmp_path):
     losses = []
-    how = Pretraining("made by code", steps=150, batch_size=32)
+    how = Pretraining("made by code", steps=150, batch_size=32, learning_rate=3e-3)
     note = lambda step, steps, loss: losses.append(loss)  # noqa: E731
     pretrain(images, small(*SKIP), how, tmp_path / "first.safetensors", note)
     assert losses[-1] < 0.8 * losses[0]
@@ -68,7 +69,7 @@ def test_an_interrupted_one_goes_on_to_the_same_weights(images, pretrained, smal
         pretrain(images, small(*SKIP), HOW, path, stop)
     assert not path.exists()
     with pytest.raises(RequestError, match="other settings"):
-        pretrain(images, small(*SKIP), Pretraining("x", steps=9), path, stop)
+        pretrain(images, small(*SKIP), replace(HOW, steps=9), path, stop)
     pretrain(images, small(*SKIP), HOW, path, lambda *_: None)
     first, second = load_weights(pretrained)[0], load_weights(path)[0]
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -142,7 +143,7 @@ def test_an_informed_network_learns_from_a_prior_of_public_images(images, digits
     informed = small("diffusion.base=informed", "network.attention=[]")
     losses, path = [], tmp_path / "first.safetensors"
     many = procedural_images(600, 8, 8, 1, 0)
-    how = Pretraining("made by code", steps=60, batch_size=32)
+    how = Pretraining("made by code", steps=60, batch_size=32, learning_rate=3e-3)
     note = lambda step, steps, loss: losses.append(loss)  # noqa: E731
     pretrain(many, informed, how, path, note)
     assert losses[-1] < losses[0]

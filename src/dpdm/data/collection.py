@@ -6,7 +6,6 @@ neighbouring data sets neighbours (issue 3, **Data**).
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +18,14 @@ import numpy as np
 from dpdm.data.dataset import Dataset, Images, Integers, Problem
 from dpdm.data.decode import BadImage, Preprocessing, quiet_pillow
 from dpdm.errors import RequestError, first_few
+from dpdm.processors import cores
 
 OnError = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]
 
 _CHUNK = 4096  # images in flight
 _TASK = 64  # images a thread takes at a time: one alone costs less than handing it over
-_THREADS = min(8, os.cpu_count() or 1)
+_THREADS = min(8, cores())
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,16 @@ from dpdm.evaluation.charts import rates_chart
 from dpdm.evaluation.text import (
     compact,
     epsilon_text,
-    factor_text,
-    percent_up,
-    scientific,
     sentences,
 )
-from dpdm.promise.wording import event_in_words, noun, weak
+from dpdm.promise.wording import (
+    event_in_words,
+    factor_at_most,
+    noun,
+    percent_at_most,
+    scientific,
+    weak,
+)
 
 STATEMENT_KEYS = frozenset(
     {
@@ -101,7 +105,7 @@ def statement_view(statement: Mapping[str, Any]) -> StatementView:
         ),
         attack_brief=_brief(rates),
         guessed=(
-            percent_up((1 + bounds["advantage_at_most"]) / 2)
+            percent_at_most((1 + bounds["advantage_at_most"]) / 2)
             if "advantage_at_most" in bounds
             else None
         ),
@@ -115,7 +119,7 @@ def statement_view(statement: Mapping[str, Any]) -> StatementView:
 
 
 def _attack(row: Mapping[str, float]) -> tuple[str, str]:
-    return f"{100 * row['false_positive_rate']:g}%", percent_up(row["true_positive_rate"])
+    return f"{100 * row['false_positive_rate']:g}%", percent_at_most(row["true_positive_rate"])
 
 
 def _brief(rates: Sequence[Mapping[str, float]]) -> tuple[str, str] | None:
@@ -136,7 +140,7 @@ def _in_words(statement: Mapping[str, Any], guaranteed: bool) -> tuple[str, ...]
     words = (
         f"Whatever may be concluded from this release: whether any one {unit} was in the "
         f"collection or not changes its probability by a factor of at most e to the epsilon, "
-        f"{factor_text(epsilon)}, but for an allowance of delta."
+        f"{factor_at_most(epsilon)}, but for an allowance of delta."
     )
     several = {
         "image": "A person who appears in k images is protected less: about k times epsilon.",

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from dpdm.promise.wording import at_most
@@ -26,39 +25,9 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * float(value):.1f}%"
 
 
-def percent_up(value: float) -> str:
-    """A share that is an upper bound, rounded up to a tenth of a percent: 0.2718 as 27.2%."""
-    exact = Decimal(repr(100 * float(value))).quantize(Decimal("1e-9"))
-    return f"{exact.quantize(Decimal('0.1'), ROUND_CEILING):f}".removesuffix(".0") + "%"
-
-
-def factor_text(epsilon: float) -> str:
-    """e to the epsilon, rounded up: 1.23, 2.72, 22,027, 2.7 × 10⁴³."""
-    if epsilon > 700:
-        return "beyond any use"
-    value = math.exp(epsilon)
-    if value >= 1e6:
-        exponent = math.floor(math.log10(value))
-        return scientific(math.ceil(value / 10 ** (exponent - 1)) * 10.0 ** (exponent - 1))
-    return f"{math.ceil(value):,}" if value >= 100 else f"{math.ceil(100 * value) / 100:.2f}"
-
-
 def epsilon_text(value: Any) -> str:
     """As in ``PRIVACY.md``, rounded up: a printed epsilon is never below the true one."""
     return "none" if value is None or not math.isfinite(value) else at_most(value)
-
-
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def scientific(value: Any) -> str:
-    """1e-05 as 10⁻⁵, 2.5e-06 as 2.5 × 10⁻⁶."""
-    if value is None or not math.isfinite(value) or value <= 0:
-        return "none" if value is None else f"{value:g}"
-    mantissa, exponent = f"{value:.3e}".split("e")
-    mantissa = mantissa.rstrip("0").rstrip(".")
-    power = f"10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
-    return power if mantissa == "1" else f"{mantissa} × {power}"
 
 
 def compact(value: Any) -> str:

@@ -19,6 +19,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dpdm.processors import cores
+
 Key = tuple[str | int, ...]
 Words = Callable[[int], NDArray[np.uint64]]
 Fill = Callable[[NDArray[np.float64]], None]
@@ -101,7 +103,7 @@ class SystemNoise(NoiseSource):
         and numpy let other threads run meanwhile."""
         if len(parts) < 2:
             return super()._each(fill, parts)
-        with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(len(parts), cores())) as pool:
             list(pool.map(fill, parts))
 
 

@@ -128,7 +128,7 @@ def _promise(statement: Mapping[str, Any]) -> str:
         f"plus or minus any one {one}{' and all their images' if unit == 'group' else ''}.",
         f"- Epsilon: {at_most(statement['epsilon'])}. Whatever may be concluded from the release, "
         f"adding or removing one {one} changes its probability by a factor of at most "
-        f"{_factor(statement['epsilon'])} (e^epsilon), in either direction.",
+        f"{factor_at_most(statement['epsilon'])} (e^epsilon), in either direction.",
         f"- Delta: {statement['delta']:g}. An allowance added to that: a probability may lie "
         "beyond the factor by at most this much.",
     ]
@@ -147,7 +147,7 @@ def _attackers(statement: Mapping[str, Any]) -> str:
         "| false alarms allowed | members found, at most |",
         "|---|---|",
         *(
-            f"| {row['false_positive_rate']:.1%} | {_up_percent(row['true_positive_rate'])} |"
+            f"| {row['false_positive_rate']:.1%} | {percent_at_most(row['true_positive_rate'])} |"
             for row in found
         ),
     ]
@@ -280,13 +280,38 @@ def _rounded(value: float, digits: Context) -> str:
     return f"{float(digits.create_decimal(repr(float(value)))):g}"
 
 
-def _up_percent(value: float) -> str:
-    return f"{at_most(100 * value)}%"
+def percent_at_most(value: float) -> str:
+    """A share that is an upper bound, never printed below what it is: 0.27181 as 27.2%."""
+    return f"{at_most(round(100 * value, 9), 3)}%"
 
 
-def _factor(value: float) -> str:
-    factor = math.exp(min(value, 700.0))
-    return f"{math.ceil(factor):,}" if 20 < factor < 1e9 else at_most(factor, 3)
+def factor_at_most(epsilon: float) -> str:
+    """e to the epsilon, rounded up: 1.23, 2.72, 22,027, 2.7 × 10⁴³."""
+    power = epsilon / math.log(10)
+    if power < 6:
+        value = math.exp(epsilon)
+        return f"{math.ceil(value):,}" if value >= 100 else f"{math.ceil(100 * value) / 100:.2f}"
+    exponent = math.floor(power)
+    tenths = math.ceil(10 ** (1 + power - exponent))
+    mantissa = f"{tenths / 10:g}" if tenths < 100 else "1"
+    return f"{mantissa} × {_power_of_ten(exponent + (tenths >= 100))}"
+
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _power_of_ten(exponent: int) -> str:
+    return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
+
+
+def scientific(value: Any) -> str:
+    """1e-05 as 10⁻⁵, 2.5e-06 as 2.5 × 10⁻⁶."""
+    if value is None or not math.isfinite(value) or value <= 0:
+        return "none" if value is None else f"{value:g}"
+    mantissa, exponent = f"{value:.3e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".")
+    power = _power_of_ten(int(exponent))
+    return power if mantissa == "1" else f"{mantissa} × {power}"
 
 
 def _sentence(text: str) -> str:

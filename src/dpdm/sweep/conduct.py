@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from dpdm import pipeline
 from dpdm.data import Dataset
 from dpdm.errors import RequestError
 from dpdm.evaluation.features import find_inception
+from dpdm.processors import cores
 from dpdm.release.precision import resolve_device
 from dpdm.sweep.cell import Job
 from dpdm.sweep.folder import SweepFolder, begin, check_folder, described, in_columns_of
@@ -142,13 +142,6 @@ def jobs_for(asked: str, prepared: Prepared, device: str) -> int:
     if asked != "auto":
         return int(asked)
     return 1 if resolve_device(device).type == "cuda" else cores()
-
-
-def cores() -> int:
-    """How many of the machine's cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS
 
 
 def conduct(prepared: Prepared, options: Options) -> dict[str, Any]:

@@ -82,9 +82,9 @@ class Pretraining:
     """
 
     source: str
-    steps: int = 12_000
-    batch_size: int = 256
-    learning_rate: float = 3e-3
+    steps: int
+    batch_size: int
+    learning_rate: float
     seed: int = 0
     save_every: int = 500
 
