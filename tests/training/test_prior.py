@@ -479,6 +479,26 @@ def test_an_images_features_are_the_same_whatever_images_follow(kind):
         np.testing.assert_array_equal(features(images[:count], labels[:count]), everything[:count])
 
 
+@pytest.mark.parametrize("size", [(64, 64, 3), (48, 48, 3), (100, 100, 1), (28, 28, 1)])
+@pytest.mark.parametrize("kind", ["none", "affine"])
+def test_an_images_features_are_the_same_whatever_images_come_before(size, kind):
+    """Of more than one chunk, by one thread and by three."""
+    height, width, channels = size
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (2**22 // math.prod(size) + 40, *size), dtype=np.uint8)
+    images = (images * generator.random((len(images), 1, 1, 1))).astype(np.uint8)
+    frame, poses = DctFrame((channels, height, width), 60), np.zeros((1, POSE_SIZES[kind]))
+    features = PosedFeatures(frame, poses, np.ones(POSE_SIZES[kind]))
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            alone = features(images[1:], None)
+            np.testing.assert_array_equal(features(images, None)[1:], alone)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize(("noise", "modelled"), [(1.0, 6), (2.0, 0)])
 def test_poses_of_too_few_images_are_not_modelled(noise, modelled):
     """300 images a class, over the noise multiplier: 300 and 150, less one image."""

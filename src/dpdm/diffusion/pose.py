@@ -38,12 +38,12 @@ def measure_pose(x: Tensor, size: int) -> Tensor:
     if size > 1:
         columns, rows = ink.sum(dim=1), ink.sum(dim=2)
         across, down = _positions(x.shape[3], x), _positions(x.shape[2], x)
-        centre_x, centre_y = columns @ across / mass, rows @ down / mass
+        centre_x, centre_y = _moment(columns, across) / mass, _moment(rows, down) / mass
         parts += [centre_x, centre_y]
     if size > 3:
-        upright = rows @ down.square() / mass - centre_y.square()
-        width = columns @ across.square() / mass - centre_x.square()
-        tilt = ((ink @ across) @ down) / mass - centre_x * centre_y
+        upright = _moment(rows, down.square()) / mass - centre_y.square()
+        width = _moment(columns, across.square()) / mass - centre_x.square()
+        tilt = _moment(_moment(ink, across), down) / mass - centre_x * centre_y
         smallest = (_MEDIAN_SIZE / _SIZE_RATIO) ** 2
         height = upright.clamp(min=smallest)
         slant = (tilt / height).clamp(-1.0, 1.0)
@@ -53,6 +53,15 @@ def measure_pose(x: Tensor, size: int) -> Tensor:
         parts[-2:] = [p / math.log(_SIZE_RATIO) for p in parts[-2:]]
         parts.append(slant)
     return torch.stack(parts, dim=1).clamp(-1.0, 1.0)
+
+
+def _moment(values: Tensor, positions: Tensor) -> Tensor:
+    """(..., P), (P,) -> (...): the sum over positions, each weighted by its value.
+
+    As a sum in itself for each image: a product of a matrix and a vector may add up another way for
+    the last images of a batch, so that an image's pose would depend on its place there.
+    """
+    return (values * positions).sum(dim=-1)
 
 
 def repose(x: Tensor, source: Tensor, target: Tensor, grid: Tensor | None = None) -> Tensor:

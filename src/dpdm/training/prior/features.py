@@ -23,8 +23,9 @@ Images = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.float32]
 
 TEXTURE_BANDS = 4
-_CHUNK, _CHUNK_VALUES = 1024, 2**22
-"""Most images, and most values of them, that are looked at together: it bounds the memory."""
+_CHUNK, _CHUNK_VALUES, _CHUNK_STEP = 1024, 2**22, 32
+"""Most images, and most values of them, that are looked at together, which bounds the memory; in
+multiples of the last."""
 
 
 def texture_bands(frame: DctFrame) -> list[Integers]:
@@ -76,9 +77,11 @@ def pose_rows(images: Images, size: int) -> Rows:
 def _in_chunks(images: Images, function: Callable[[Tensor, int], Tensor]) -> Rows:
     """``function(x, start)`` over chunks of one size, the last one padded with black images.
 
-    So an image's row is the same to the last bit whatever images follow it.
+    So an image's row is the same to the last bit whatever images come before or after it: what a
+    kernel works on together divides a chunk, and all that is done to an image is done within it.
     """
-    found, chunk = None, max(1, min(_CHUNK, _CHUNK_VALUES // math.prod(images.shape[1:])))
+    many = _CHUNK_VALUES // math.prod(images.shape[1:]) // _CHUNK_STEP * _CHUNK_STEP
+    found, chunk = None, max(_CHUNK_STEP, min(_CHUNK, many))
     for start in range(0, len(images), chunk):
         part = np.zeros((chunk, *images.shape[1:]), np.uint8)
         count = len(images[start : start + chunk])
