@@ -35,17 +35,18 @@ def first_line(statement: Mapping[str, Any]) -> str:
     whole = ", with all images of that person" if statement["unit"] == "group" else ""
     return (
         f"This release is differentially private: epsilon = {at_most(statement['epsilon'])} at "
-        f"delta = {statement['delta']:g} for every {noun(statement['unit'])} in the data{whole}."
+        f"delta = {at_most(statement['delta'])} for every {noun(statement['unit'])} in the "
+        f"data{whole}."
     )
 
 
 def event_in_words(event: Mapping[str, Any]) -> str:
     """One clause for people: what was drawn, and how much noise; ``event`` as its JSON."""
     read = event_from_json(event)
-    noise = f"Gaussian noise of {read.noise_multiplier:.5g} times the sensitivity"
+    noise = f"Gaussian noise of {at_least(read.noise_multiplier, 5)} times the sensitivity"
     if read.sample_rate == 1:
         return f"{noise}, on all units"
-    return f"{noise}, on a Poisson sample with rate {read.sample_rate:.5g}"
+    return f"{noise}, on a Poisson sample with rate {at_most(read.sample_rate, 5)}"
 
 
 def render_text(statement: Mapping[str, Any]) -> str:
@@ -65,7 +66,7 @@ def render_text(statement: Mapping[str, Any]) -> str:
         lines += [f"All of this is for {ledger['runs']} runs that share one ledger."]
     planned, spent = statement["planned_epsilon"], (own or statement)["epsilon"]
     if planned is not None and spent is not None and spent < 0.995 * planned:
-        lines += [f"Planned was epsilon {planned:g}; less was spent."]
+        lines += [f"Planned was epsilon {at_most(planned)}; less was spent."]
     return "\n".join(lines)
 
 
@@ -78,8 +79,8 @@ def render_markdown(statement: Mapping[str, Any]) -> str:
     elif statement["epsilon"] is not None:
         sections += [
             f"With noise that nobody can reproduce, the same run would have spent epsilon = "
-            f"{at_most(statement['epsilon'])} at delta = {statement['delta']:g}. With this noise "
-            "it promises nothing."
+            f"{at_most(statement['epsilon'])} at delta = {at_most(statement['delta'])}. With this "
+            "noise it promises nothing."
         ]
     sections += ["## What touched the private data", _mechanisms(statement)]
     if statement["private"] and statement["mechanisms"]:
@@ -129,8 +130,8 @@ def _promise(statement: Mapping[str, Any]) -> str:
         f"- Epsilon: {at_most(statement['epsilon'])}. Whatever may be concluded from the release, "
         f"adding or removing one {one} changes its probability by a factor of at most "
         f"{factor_at_most(statement['epsilon'])} (e^epsilon), in either direction.",
-        f"- Delta: {statement['delta']:g}. An allowance added to that: a probability may lie "
-        "beyond the factor by at most this much.",
+        f"- Delta: {at_most(statement['delta'])}. An allowance added to that: a probability may "
+        "lie beyond the factor by at most this much.",
     ]
     if unit == "image":
         lines += [
@@ -228,13 +229,13 @@ def _spending(statement: Mapping[str, Any]) -> str:
     beside = "none" if bound is None else f"epsilon {at_most(bound)}"
     text = (
         f"Together they spend epsilon {at_most(statement['epsilon'])} at delta "
-        f"{statement['delta']:g}, added up by {_ACCOUNTANTS[chosen]}; by "
+        f"{at_most(statement['delta'])}, added up by {_ACCOUNTANTS[chosen]}; by "
         f"{_ACCOUNTANTS[other]}, another way of proof, the bound is {beside}. Steps that were done "
         "again after an interruption are counted again."
     )
     own, planned = statement.get("this_run"), statement["planned_epsilon"]
     if own is None or own["mechanisms"] == statement["mechanisms"]:
-        return f"{text} Planned was epsilon {planned:g}."
+        return f"{text} Planned was epsilon {at_most(planned)}."
     alone = "no finite epsilon" if own["epsilon"] is None else f"epsilon {at_most(own['epsilon'])}"
     rows = [
         f"| {use['name'].replace('|', '/')} | {event_in_words(use['event'])} | {use['count']} |"
@@ -242,7 +243,7 @@ def _spending(statement: Mapping[str, Any]) -> str:
     ]
     return (
         f"{text}\n\nOf these, the run that made this release did the following, which alone spends "
-        f"{alone}; planned for it was epsilon {planned:g}.\n\n"
+        f"{alone}; planned for it was epsilon {at_most(planned)}.\n\n"
         + "\n".join(["| mechanism | what it does each time | times |", "|---|---|---|", *rows])
     )
 
@@ -260,24 +261,24 @@ def _ledger(statement: Mapping[str, Any]) -> str:
         text += "One run is in it: the one that made this release. "
     if budget is not None:
         text += (
-            f"No run may start or go on that would bring it above epsilon {budget['epsilon']:g} at "
-            f"delta {budget['delta']:g} in all. "
+            "No run may start or go on that would bring it above epsilon "
+            f"{at_most(budget['epsilon'])} at delta {at_most(budget['delta'])} in all. "
         )
     return f"{text}What runs later on these data spends more, and a later statement says so."
 
 
 def at_most(value: float, digits: int = 4) -> str:
     """An epsilon or another bound as text, never less than it is."""
-    return _rounded(value, Context(prec=digits, rounding=ROUND_CEILING))
+    return f"{_figures(value, digits, ROUND_CEILING):g}"
 
 
 def at_least(value: float, digits: int = 4) -> str:
     """What is left of a budget, or was shown by an attack, never more than it is."""
-    return _rounded(value, Context(prec=digits, rounding=ROUND_FLOOR))
+    return f"{_figures(value, digits, ROUND_FLOOR):g}"
 
 
-def _rounded(value: float, digits: Context) -> str:
-    return f"{float(digits.create_decimal(repr(float(value)))):g}"
+def _figures(value: float, digits: int, rounding: str) -> float:
+    return float(Context(prec=digits, rounding=rounding).create_decimal(repr(float(value))))
 
 
 def percent_at_most(value: float) -> str:
@@ -305,10 +306,10 @@ def _power_of_ten(exponent: int) -> str:
 
 
 def scientific(value: Any) -> str:
-    """1e-05 as 10⁻⁵, 2.5e-06 as 2.5 × 10⁻⁶."""
+    """A delta, rounded up: 1e-05 as 10⁻⁵, 2.5e-06 as 2.5 × 10⁻⁶."""
     if value is None or not math.isfinite(value) or value <= 0:
         return "none" if value is None else f"{value:g}"
-    mantissa, exponent = f"{value:.3e}".split("e")
+    mantissa, exponent = f"{_figures(value, 4, ROUND_CEILING):e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".")
     power = _power_of_ten(int(exponent))
     return power if mantissa == "1" else f"{mantissa} × {power}"

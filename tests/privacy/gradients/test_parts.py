@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dpdm.privacy.gradients import UnsupportedModuleError, parts, per_unit_gradients
+from dpdm.privacy.gradients.engine import settled
 
 VIEWS = 2
 
@@ -110,6 +111,85 @@ def test_a_loss_that_reads_rows_from_elsewhere_sees_all_of_them(oracle):
     rows = Rows(module)
     rows.of_a_call(module, only_all, (x,))
     assert rows.of_a_call(module, only_all, (x,)) == [12]
+
+
+HELD = torch.rand(12)
+
+
+class Weighted:
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+    def __call__(self, module: nn.Module, x: Tensor) -> Tensor:
+        return squared(module, x) * torch.as_tensor(self.held)[: len(x)]
+
+
+def by_default(module: nn.Module, x: Tensor, held: Tensor = HELD) -> Tensor:
+    return squared(module, x) * held[: len(x)]
+
+
+def by_name(module: nn.Module, x: Tensor) -> Tensor:
+    return (lambda: squared(module, x) * HELD[: len(x)])()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [Weighted(HELD), Weighted(HELD.tolist()), Weighted(HELD).__call__, by_default, by_name],
+    ids=["object", "list", "method", "default", "global"],
+)
+def test_rows_that_a_loss_holds_are_found_where_values_do_not_show_them(loss):
+    """At the first call all of them are equal, so that losses of parts are those of all rows."""
+    module, x, given = net(), torch.randn(6 * VIEWS, 2, 8, 8), HELD.clone()
+    if isinstance(loss, Weighted) and isinstance(loss.held, list):
+        loss.held = [0.5] * 12
+    HELD.fill_(0.5)
+    per_unit_gradients(module, loss, (x,), VIEWS)
+    HELD.copy_(given)
+    assert Rows(module).of_a_call(module, loss, (x,)) == [12]
+
+
+def test_a_network_that_ends_in_zeros_hides_nothing():
+    module, x = net(nn.Dropout(0.5), nn.Dropout(0.5)), torch.randn(6 * VIEWS, 2, 8, 8)
+    nn.init.zeros_(module[-1].weight)
+    nn.init.zeros_(module[-1].bias)
+    rows = Rows(module)
+    rows.of_a_call(module, squared, (x,))
+    assert rows.of_a_call(module, squared, (x,)) == [12]
+    assert not module[-1].weight.any()
+
+
+@pytest.mark.parametrize("size", [1e4, 1e30])
+def test_a_unit_of_large_or_infinite_loss_hides_nothing(size):
+    """Rows of a place that no look at the loss finds: of a module in a closure."""
+    module, x, held = net(), torch.randn(6 * VIEWS, 2, 8, 8), nn.Module()
+    held.rows = torch.rand(12)
+
+    def weighted(module: nn.Module, x: Tensor) -> Tensor:
+        return squared(module, x) * held.rows[: len(x)]
+
+    x[0] *= size
+    rows = Rows(module)
+    rows.of_a_call(module, weighted, (x,))
+    assert rows.of_a_call(module, weighted, (x,)) == [12]
+
+
+def test_what_a_loss_holds_that_is_no_rows_leaves_the_parts_as_they_are():
+    module, x = net(), torch.randn(6 * VIEWS, 2, 8, 8)
+    scale, names = torch.tensor([0.5]), {"a": 1}
+
+    def scaled(module: nn.Module, x: Tensor) -> Tensor:
+        return squared(module, x) * scale * len(names)
+
+    rows = Rows(module)
+    rows.of_a_call(module, scaled, (x,))
+    assert rows.of_a_call(module, scaled, (x,)) == [6, 6]
+
+
+def test_a_last_part_of_one_unit_says_nothing_of_units():
+    module, x = net(), torch.randn(7 * VIEWS, 2, 8, 8)
+    nn.init.zeros_(module[-1].weight)  # so that earlier layers show nothing yet
+    assert Rows(module).of_a_call(module, squared, (x,))[-3:] == [6, 6, 2]
+    assert not settled(module, squared, (x,), VIEWS)
 
 
 def test_a_loss_that_mixes_units_is_refused_as_ever():

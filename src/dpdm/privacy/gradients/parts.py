@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from dpdm.allocator import LARGEST_KEPT, hands_back_large_blocks
 from dpdm.memory import saved_for_backward
 from dpdm.privacy.gradients.eager import FORCED_EAGER
+from dpdm.privacy.gradients.holding import holds_rows
 from dpdm.privacy.gradients.trial import (
     SEED,
     in_parts,
-    largest_difference,
+    jittered,
     mean_losses,
     rows_of,
     undisturbed,
@@ -36,14 +37,15 @@ _SMALL_INPUTS = 2**16
 """Bytes of inputs that are too few to become large tensors: none is looked for."""
 
 _ROUNDING = 1e-4
-"""Relative; losses that differ by more are not those of the units' own rows."""
+"""Of a unit's loss; one that differs by more is not that of the unit's own rows."""
 
 
 def units_together(module: nn.Module, loss: Loss, inputs: Inputs, views: int) -> int:
     """The units of a part: all of them, unless parts are faster and certain to be the same.
 
-    They are where a large tensor is handed back, and the losses of parts equal the losses of all
-    rows at once. So a loss that reads rows from elsewhere than its inputs, would draw other random
+    They are where a large tensor is handed back, the loss holds nothing else that could be rows,
+    and the losses of parts equal those of all rows at once, unit by unit, on parameters that are a
+    little off. So a loss that reads rows from elsewhere than its inputs, would draw other random
     numbers or leaves something behind in the module sees all rows, as it is written to.
     """
     units = rows_of(inputs) // views
@@ -56,8 +58,10 @@ def units_together(module: nn.Module, loss: Loss, inputs: Inputs, views: int) ->
         with FORCED_EAGER:
             largest = units * _largest_saved(module, loss, inputs, views)
             part = max(_FEWEST, math.ceil(units / math.ceil(largest / LARGEST_KEPT)))
-            if part < units and _same(module, loss, inputs, views, part):
-                return part
+            if part < units and not holds_rows(loss, part * views):
+                with jittered(module):
+                    if _same(module, loss, inputs, views, part):
+                        return part
     except Exception:
         return units
     return units
@@ -110,5 +114,5 @@ def _same(module: nn.Module, loss: Loss, inputs: Inputs, views: int, part: int) 
                 return False
         with undisturbed(module, inputs, SEED):
             apart = torch.cat([losses(own) for _, own in in_parts(inputs, views, part)])
-    scale = float(together.abs().max())
-    return largest_difference(together, apart) <= _ROUNDING * scale
+    close = (together - apart).abs() <= _ROUNDING * together.abs()  # not where either is no number
+    return bool((close & together.isfinite()).all())

@@ -10,7 +10,6 @@ gradient first differs from zero.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import FunctionType, MethodType
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dpdm.privacy.gradients.handover import autograd_backward
+from dpdm.privacy.gradients.holding import parts_of
 from dpdm.privacy.gradients.refusal import NoRule
 
 _MOST_KINDS = 64
@@ -68,25 +68,13 @@ def _identity(value: Any, depth: int = 4) -> Any:
         inner = (*value.items(),) if isinstance(value, dict) else value
         return type(value), tuple(_identity(part, depth - 1) for part in inner)
     if depth and isinstance(value, partial | MethodType | FunctionType):
-        return tuple(_identity(part, depth - 1) for part in _parts(value))
+        return tuple(_identity(part, depth - 1) for part in parts_of(value))
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         return Tensor, value.shape, value.dtype, value.device
     try:
         return _Object(value)
     except TypeError:  # no weak references to it: numbers, text, a dtype, a device
         return type(value), value if isinstance(value, Hashable) else object()
-
-
-def _parts(loss: Any) -> tuple[Any, ...]:
-    if isinstance(loss, partial):
-        return loss.func, loss.args, loss.keywords
-    if isinstance(loss, MethodType):
-        return loss.__func__, loss.__self__
-    held = []
-    for cell in loss.__closure__ or ():
-        with suppress(ValueError):  # empty so far
-            held.append(cell.cell_contents)
-    return loss.__code__, held, loss.__defaults__, loss.__kwdefaults__
 
 
 class _Object:
@@ -150,7 +138,8 @@ class Verification:
             i, sizes = next(iter(waiting.items()))
             seen = self._look(int(sizes.argmax()), list(waiting))
             waiting = {j: s for j, s in waiting.items() if j not in seen and j != i}
-        self._found.settled = not self.open()
+        if len(self._means) > 1 or not self._found.probed:  # not by a last part of one unit
+            self._found.settled = not self.open()
 
     def _look(self, unit: int, leaves: Sequence[int]) -> set[int]:
         sizes: dict[int, Tensor] = {}
