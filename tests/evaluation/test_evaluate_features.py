@@ -159,6 +159,28 @@ def test_fresh_real_images_are_not_flagged(fresh):
     assert set(found["spaces"]) == {"pixels", "cnn"}
 
 
+def test_a_test_set_with_other_shares_of_classes_is_no_sign_of_memorisation(fresh):
+    train, held_out, (images, labels) = fresh
+
+    def with_few_of_half_the_classes(labels):
+        return np.flatnonzero((labels < 5) | (np.arange(len(labels)) % 8 == 0))
+
+    chosen = with_few_of_half_the_classes(train.private_labels)
+    uneven = replace(
+        train,
+        private_images=train.private_images[chosen],
+        private_labels=train.private_labels[chosen],
+    )
+    chosen = with_few_of_half_the_classes(labels)
+    samples = images[chosen], labels[chosen]
+    found = evaluate(samples, train=uneven, test=held_out, metrics="memorisation")["memorisation"]
+    pixels = found["spaces"]["pixels"]
+    assert not found["flagged"]
+    assert pixels["classes_matched"]
+    assert 50 <= pixels["thresholds_from"] < pixels["held_out_images"]
+    assert pixels["membership_auc"] < 0.55
+
+
 def test_the_cnns_hold_out_is_the_half_that_it_has_not_seen(everything):
     spaces = everything["memorisation"]["spaces"]
     assert spaces["pixels"]["held_out_images"] == 360

@@ -12,7 +12,7 @@ import numpy as np
 from dpdm.errors import RequestError
 from dpdm.evaluation.by_class import balance, within_classes, worse_served
 from dpdm.evaluation.checks import OF_TRAIN, DatasetLike, Images, Labels
-from dpdm.evaluation.closeness import Space, measure_memorisation
+from dpdm.evaluation.closeness import LabelsOf, Space, measure_memorisation
 from dpdm.evaluation.comparison import Sets, bias_note, compare, real_and_synthetic, score
 from dpdm.evaluation.distances import Measuring
 from dpdm.evaluation.features import INCEPTION_ABSENT, PIXELS, Choice, Extractor, choose
@@ -68,7 +68,7 @@ def measure_features(
     if "per-class" in asked:
         _per_class(result, synthetic, real, choice, judge, sets, measuring)
     if "memorisation" in asked:
-        _memorisation(result, synthetic[0], train_images, real.test, choice, judge, measuring)
+        _memorisation(result, synthetic, real.train, real.test, choice, judge, measuring)
 
 
 def _trained_judge(test: DatasetLike | None, measuring: Measuring) -> Judge | None:
@@ -112,8 +112,8 @@ def _per_class(
 
 def _memorisation(
     result: dict[str, Any],
-    images: Images,
-    train: Images,
+    synthetic: Synthetic,
+    train: DatasetLike,
     test: DatasetLike | None,
     choice: Choice,
     judge: Callable[[], Judge | None],
@@ -131,4 +131,9 @@ def _memorisation(
         held_out = trained.unseen if trained is not None and own else everything
         if len(held_out) >= FEWEST_HELD_OUT:
             spaces.append(Space(main, held_out))
-    result["memorisation"] = measure_memorisation(images, train, test_images, spaces, measuring)
+    labels = None
+    if train.private_labels is not None and test.private_labels is not None:
+        labels = LabelsOf(train.private_labels, test.private_labels, synthetic[1])
+    result["memorisation"] = measure_memorisation(
+        synthetic[0], train.private_images, test_images, spaces, measuring, labels
+    )

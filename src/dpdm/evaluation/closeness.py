@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpdm.errors import RequestError
-from dpdm.evaluation.checks import DatasetLike, Images
+from dpdm.evaluation.checks import DatasetLike, Images, Labels
 from dpdm.evaluation.distances import Measuring
 from dpdm.evaluation.features import PIXELS, Extractor, FeatureSet, extract
 from dpdm.evaluation.figures import png_bytes, sample_grid
@@ -24,12 +24,18 @@ from dpdm.evaluation.metrics.memorisation import (
     FEWEST_HELD_OUT,
     MATERIAL_AUC,
     SIGNIFICANT,
+    Classes,
     Distances,
     Memorisation,
     memorisation,
 )
 from dpdm.evaluation.metrics.neighbours import Neighbours
 from dpdm.hashing import content_hash
+
+_UNLIKE = (
+    " The test set has too few images of some classes to compare near-copies at the samples' own "
+    "shares of classes: read their share with this in mind."
+)
 
 PAIRS = 8
 """Samples shown beside their nearest real images."""
@@ -67,11 +73,26 @@ def _unfit(train: Images, test: Images) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class LabelsOf:
+    """Labels of the training, the test and the synthetic images; None where these have none."""
+
+    train: Labels
+    test: Labels
+    samples: Labels | None
+
+
 def measure_memorisation(
-    images: Images, train: Images, test: Images, spaces: Sequence[Space], measuring: Measuring
+    images: Images,
+    train: Images,
+    test: Images,
+    spaces: Sequence[Space],
+    measuring: Measuring,
+    labels: LabelsOf | None = None,
 ) -> dict[str, Any]:
     """The entry ``memorisation`` of ``Evaluation``; spaces begin with the pixels.
 
+    With ``labels``, images are compared with those of their class (``metrics/memorisation.py``).
     Pairs are the samples with the smallest ratio of distances, in pixels; their pictures, base64 of
     a PNG, show the sample, the nearest training image and the nearest held-out image.
 
@@ -87,7 +108,7 @@ def measure_memorisation(
                 f"metric memorisation needs at least {FEWEST_HELD_OUT} real test images in "
                 f"{space.extractor.name} as a hold-out; there are {len(space.held_out)}"
             )
-        found, to_train, to_held_out = _in_space(images, train, test, space, measuring)
+        found, to_train, to_held_out = _in_space(images, train, test, space, measuring, labels)
         result["spaces"][space.extractor.name] = _entry(found, len(space.held_out))
         result["flagged"] |= found.flagged
         if space.extractor is PIXELS:
@@ -101,7 +122,12 @@ def measure_memorisation(
 
 
 def _in_space(
-    images: Images, train: Images, test: Images, space: Space, measuring: Measuring
+    images: Images,
+    train: Images,
+    test: Images,
+    space: Space,
+    measuring: Measuring,
+    labels: LabelsOf | None,
 ) -> tuple[Memorisation, Neighbours, Neighbours]:
     name = space.extractor.name
     samples = _features(space.extractor, images, "synthetic", measuring)
@@ -119,6 +145,12 @@ def _in_space(
 
     to_train = near(samples, real, "nearest training images")
     to_held_out = near(samples, held_out, "nearest held-out images")
+    classes = None
+    if labels is not None:
+        rest = labels.test[space.held_out]
+        closer = distance(to_train) <= distance(to_held_out)
+        nearest = labels.train[to_train.indices[:, 0]], rest[to_held_out.indices[:, 0]]
+        classes = Classes(labels.train, rest, np.where(closer, *nearest), labels.samples)
     found = memorisation(
         Distances(
             sample_to_train=distance(to_train),
@@ -127,7 +159,8 @@ def _in_space(
             held_out_to_rest=distance(near(held_out, held_out, "hold-out to its rest")),
             train_to_sample=distance(near(real, samples, "training images to samples")),
             held_out_to_sample=distance(near(held_out, samples, "hold-out to samples")),
-        )
+        ),
+        classes,
     )
     return found, to_train, to_held_out
 
@@ -143,6 +176,8 @@ def _entry(found: Memorisation, held_out: int) -> dict[str, Any]:
     entry = {
         "flagged": found.flagged,
         "held_out_images": held_out,
+        "thresholds_from": found.thresholds_from,
+        "classes_matched": found.classes_matched,
         "near_copies": found.near_copies,
         "near_copies_p": found.near_copies_p,
         "nearer_than_any_held_out": found.nearer_than_any_held_out,
@@ -150,7 +185,8 @@ def _entry(found: Memorisation, held_out: int) -> dict[str, Any]:
         "ratio_threshold": found.ratio_threshold,
         "threshold_origin": (
             f"the {ALLOWED:.0%} quantile of the hold-out's own distances to the training set, and "
-            "of its own ratios of distances"
+            "of its own ratios of distances; where classes are known, of as many images of each as "
+            "its share of the samples"
         ),
         "distance_median": found.sample_distance,
         "distance_median_held_out": found.held_out_distance,
@@ -192,6 +228,11 @@ def _pair(
 
 
 def _verdict(result: dict[str, Any]) -> str:
+    unlike = not all(entry["classes_matched"] for entry in result["spaces"].values())
+    return _signs(result) + (_UNLIKE if unlike else "")
+
+
+def _signs(result: dict[str, Any]) -> str:
     spaces = result["spaces"]
     flagged = [name for name, entry in spaces.items() if entry["flagged"]]
     if not flagged:

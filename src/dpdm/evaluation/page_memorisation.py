@@ -81,8 +81,9 @@ def _space(name: str, entry: Mapping[str, Any]) -> SpaceView:
         ),
         origin=(
             f"Near-copy: distance of at most {_number(entry['distance_threshold'])} and ratio "
-            f"of at most {_number(entry['ratio_threshold'])}. Both come from the hold-out of "
-            f"{entry['held_out_images']:,} real images: {entry['threshold_origin']}."
+            f"of at most {_number(entry['ratio_threshold'])}. Both come from "
+            f"{entry.get('thresholds_from', entry['held_out_images']):,} images of the hold-out of "
+            f"{entry['held_out_images']:,}: {entry['threshold_origin']}."
         ),
     )
 

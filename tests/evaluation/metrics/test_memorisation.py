@@ -5,10 +5,15 @@ from math import comb
 
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu, norm
 
 from dpdm.evaluation.metrics import memorisation as module
-from dpdm.evaluation.metrics.memorisation import Distances, membership, memorisation
+from dpdm.evaluation.metrics.memorisation import (
+    Classes,
+    Distances,
+    membership,
+    memorisation,
+)
 from dpdm.evaluation.metrics.neighbours import nearest
 
 
@@ -16,7 +21,7 @@ def draw(count, seed):
     return np.random.default_rng(seed).normal(size=(count, 10))
 
 
-def measured(samples, train, held_out):
+def measured(samples, train, held_out, classes=None):
     def near(one, other):
         own = 0 if one is other else None
         return np.sqrt(nearest(one, other, 1, own=own).squared[:, 0])
@@ -29,7 +34,8 @@ def measured(samples, train, held_out):
             near(held_out, held_out),
             near(train, samples),
             near(held_out, samples),
-        )
+        ),
+        classes,
     )
 
 
@@ -114,3 +120,64 @@ def test_membership_is_the_mann_whitney_test():
 
 def test_membership_of_equal_distances_is_a_guess():
     assert membership(np.ones(5), np.ones(7)) == (0.5, 1.0)
+
+
+def two_kinds(first, second, seed):
+    """``first`` and ``second`` points of two classes, the second ten times as spread."""
+    points = draw(first + second, seed)
+    points[first:] = 5 + 10 * points[first:]
+    return points, np.repeat([0, 1], [first, second])
+
+
+def of_classes(samples, train, held_out):
+    """Each a pair of points and classes."""
+    (x, own), (real, mine), (rest, theirs) = samples, train, held_out
+    near, other = nearest(x, real, 1), nearest(x, rest, 1)
+    closer = near.squared[:, 0] <= other.squared[:, 0]
+    closest = np.where(closer, mine[near.indices[:, 0]], theirs[other.indices[:, 0]])
+    return measured(x, real, rest, Classes(mine, theirs, closest, own))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_hold_out_with_other_shares_of_classes_is_no_sign_of_memorisation(seed):
+    train, held_out = two_kinds(900, 60, 100 + seed), two_kinds(200, 200, 200 + seed)
+    samples = two_kinds(700, 50, 300 + seed)
+    assert measured(samples[0], train[0], held_out[0]).membership_p < 1e-6
+    found = of_classes(samples, train, held_out)
+    assert not found.flagged
+    assert found.classes_matched
+    assert found.thresholds_from == 200 + 200 * 50 // 700
+    assert found.membership_auc == pytest.approx(0.5, abs=0.08)
+    assert found.closer_to_train == pytest.approx(found.closer_to_train_expected, abs=0.08)
+
+
+def test_copies_are_flagged_with_classes_as_well():
+    train, held_out = two_kinds(900, 60, 1), two_kinds(200, 200, 2)
+    copies = train[0] + 0.01 * draw(960, 3), train[1]
+    found = of_classes(copies, train, held_out)
+    assert found.flagged
+    assert found.membership_auc > 0.7
+    assert found.near_copies > 0.99
+
+
+def test_where_classes_cannot_be_matched_all_of_the_hold_out_counts_and_it_is_said():
+    train, held_out = two_kinds(900, 60, 1), two_kinds(200, 1, 2)
+    found = of_classes(two_kinds(100, 100, 3), train, held_out)
+    assert not found.classes_matched
+    assert found.thresholds_from == 201
+
+
+def test_membership_within_classes_is_van_elterens_test():
+    members, others = draw(80, 1)[:, 0], draw(60, 2)[:, 0]
+    groups = np.arange(80) % 2, np.arange(60) % 3  # class 2 has no members
+    auc, p = membership(members, others, groups)
+    parts, weights, variances = [], [], []
+    for one in (0, 1):
+        a, b = members[groups[0] == one], others[groups[1] == one]
+        parts.append(mannwhitneyu(b, a).statistic / (len(a) * len(b)))
+        weights.append(len(a) * len(b) / (len(a) + len(b) + 1))
+        variances.append((len(a) + len(b) + 1) / (12 * len(a) * len(b)))
+    share = np.array(weights) / sum(weights)
+    assert auc == pytest.approx(share @ parts)
+    assert p == pytest.approx(norm.sf((auc - 0.5) / np.sqrt(share**2 @ variances)))
+    assert membership(members, others, (groups[0], groups[1] + 2)) == (0.5, 1.0)

@@ -12,6 +12,11 @@ the same for any kind of image: of fresh real images at most ``ALLOWED`` would b
 - Membership inference: how well does the distance from a real image to the nearest sample tell
   training images from held-out ones? An AUC of 1/2 is a guess (as in arXiv 1909.03935).
 
+A hold-out with other shares of classes than the training set would be told from it by class alone,
+which is no sign of memorisation. So where classes are known, members are compared with others of
+their class, and thresholds come from as many held-out images of each class as its share of the
+samples.
+
 The p-values hold for samples that are fresh real images; no evidence against memorisation follows
 from a large one. A few copies among N samples are sure only where the hold-out is large: of H held
 out images, a copies have chance (N / (N + H))^a at best. All of it is no substitute for the
@@ -27,6 +32,7 @@ import scipy  # its stats take a second to import: loaded where they are used
 from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
+Labels = NDArray[np.int64]
 
 ALLOWED = 0.01
 """Share of the hold-out below each threshold."""
@@ -56,6 +62,20 @@ class Distances:
 
 
 @dataclass(frozen=True, eq=False)
+class Classes:
+    """The class of each image, by number."""
+
+    train: Labels
+    """(T,)."""
+    held_out: Labels
+    """(H,)."""
+    nearest_real: Labels
+    """(N,), of each sample's nearest real image."""
+    sample: Labels | None = None
+    """(N,), of samples; None where they have no labels."""
+
+
+@dataclass(frozen=True, eq=False)
 class Memorisation:
     """What the distances of one space say."""
 
@@ -69,6 +89,10 @@ class Memorisation:
     among many samples show here."""
     distance_threshold: float
     ratio_threshold: float
+    thresholds_from: int
+    """Images of the hold-out that the thresholds come from."""
+    classes_matched: bool
+    """Whether these have the samples' shares of classes; True where no classes are known."""
     sample_distance: float
     """Median distance of a sample to the closest record."""
     held_out_distance: float
@@ -79,7 +103,7 @@ class Memorisation:
     closer_to_train: float
     """Share of samples whose nearest real image is a training image (of ties, half)."""
     closer_to_train_expected: float
-    """What it would be by the sizes of the two sets alone."""
+    """What it would be by the sizes of the two sets, or of the class's part of each, alone."""
     membership_auc: float
     membership_p: float
     """Chance of an AUC as large, were samples unrelated to which images were trained on."""
@@ -95,22 +119,25 @@ class Memorisation:
         return membership or self.near_copies_p < SIGNIFICANT
 
 
-def memorisation(distances: Distances) -> Memorisation:
+def memorisation(distances: Distances, classes: Classes | None = None) -> Memorisation:
     """Compare the samples' distances with the hold-out's, at least ``FEWEST_HELD_OUT`` of them."""
     d = distances
-    train, held_out = len(d.train_to_sample), len(d.held_out_to_train)
     ratios = _ratios(d.sample_to_train, d.sample_to_held_out)
-    own_ratios = _ratios(d.held_out_to_train, d.held_out_to_rest)
-    rank = max(1, int(ALLOWED * len(own_ratios)))
-    far, wide = _smallest(d.held_out_to_train, rank), _smallest(own_ratios, rank)
+    like, matched = like_samples(classes, len(d.held_out_to_train))
+    own_distances = d.held_out_to_train[like]
+    own_ratios = _ratios(own_distances, d.held_out_to_rest[like])
+    held_out = len(own_ratios)
+    rank = max(1, int(ALLOWED * held_out))
+    far, wide = _smallest(own_distances, rank), _smallest(own_ratios, rank)
     copies = (d.sample_to_train <= far) & (ratios <= wide)
-    least, narrow = d.held_out_to_train.min(), own_ratios.min()
+    least, narrow = own_distances.min(), own_ratios.min()
     nearest_of_all = (d.sample_to_train <= least) & (ratios <= narrow)
     chances = [
         _chance_of_as_many(int(found.sum()), len(found), int((own_ratios <= limit).sum()), held_out)
         for found, limit in ((copies, wide), (nearest_of_all, narrow))
     ]
-    auc, membership_p = membership(d.train_to_sample, d.held_out_to_sample)
+    groups = None if classes is None else (classes.train, classes.held_out)
+    auc, membership_p = membership(d.train_to_sample, d.held_out_to_sample, groups)
     nearer = d.sample_to_train < d.sample_to_held_out
     level = d.sample_to_train == d.sample_to_held_out
     return Memorisation(
@@ -119,12 +146,14 @@ def memorisation(distances: Distances) -> Memorisation:
         nearer_than_any_held_out=float(nearest_of_all.mean()),
         distance_threshold=far,
         ratio_threshold=wide,
+        thresholds_from=held_out,
+        classes_matched=matched,
         sample_distance=float(np.median(d.sample_to_train)),
-        held_out_distance=float(np.median(d.held_out_to_train)),
+        held_out_distance=float(np.median(own_distances)),
         sample_ratio=float(np.median(ratios)),
         held_out_ratio=float(np.median(own_ratios)),
         closer_to_train=float((nearer + level / 2).mean()),
-        closer_to_train_expected=train / (train + held_out),
+        closer_to_train_expected=_expected(d, classes),
         membership_auc=auc,
         membership_p=membership_p,
         is_near_copy=copies,
@@ -132,11 +161,54 @@ def memorisation(distances: Distances) -> Memorisation:
     )
 
 
-def membership(members: Float, others: Float) -> tuple[float, float]:
+def like_samples(classes: Classes | None, held_out: int) -> tuple[NDArray[np.intp], bool]:
+    """The numbers of held-out images that together have the samples' shares of classes, the first
+    ones of each class and as many as there can be, and whether there are ``FEWEST_HELD_OUT`` of
+    them; all of them where there are not, and where no classes are known."""
+    everything = np.arange(held_out)
+    if classes is None or classes.sample is None:
+        return everything, True
+    shares = np.bincount(classes.sample) / len(classes.sample)
+    there = np.bincount(classes.held_out, minlength=len(shares))
+    drawn = np.flatnonzero(shares)
+    size = float((there[drawn] / shares[drawn]).min())
+    counts = np.floor(size * shares + 1e-9).astype(np.int64)
+    if counts.sum() < FEWEST_HELD_OUT:
+        return everything, False
+    chosen = [np.flatnonzero(classes.held_out == one)[: counts[one]] for one in drawn]
+    return np.sort(np.concatenate(chosen)), True
+
+
+def membership(
+    members: Float, others: Float, groups: tuple[Labels, Labels] | None = None
+) -> tuple[float, float]:
     """AUC of telling members from others by a smaller distance, and its one-sided p-value.
 
-    The p-value is that of the Mann-Whitney test, normal approximation with ties.
+    The p-value is that of the Mann-Whitney test, normal approximation with ties. With ``groups``,
+    the classes of members and others, each is compared with those of its class: the mean of the
+    classes' AUC, weighted as van Elteren's test weights them (n m / (n + m + 1) of a class with n
+    members and m others; 1960). Where no class has both, nothing can be told.
     """
+    if groups is None:
+        auc, deviation = _mann_whitney(members, others)
+    else:
+        found, weights = [], []
+        for one in np.intersect1d(*groups):
+            mine, theirs = members[groups[0] == one], others[groups[1] == one]
+            found.append(_mann_whitney(mine, theirs))
+            weights.append(len(mine) * len(theirs) / (len(mine) + len(theirs) + 1))
+        if not found:
+            return 0.5, 1.0
+        values, share = np.array(found), np.array(weights) / sum(weights)
+        auc = float(share @ values[:, 0])
+        deviation = float(np.sqrt(share**2 @ values[:, 1] ** 2))
+    if deviation == 0:
+        return auc, 1.0
+    return auc, float(scipy.stats.norm.sf((auc - 0.5) / deviation))
+
+
+def _mann_whitney(members: Float, others: Float) -> tuple[float, float]:
+    """AUC and its standard deviation where members are others."""
     both = np.concatenate([members, others])
     ranks = scipy.stats.rankdata(both)
     n, m = len(members), len(others)
@@ -145,10 +217,17 @@ def membership(members: Float, others: Float) -> tuple[float, float]:
     _, repeats = np.unique(both, return_counts=True)
     total = n + m
     ties = float((repeats.astype(np.float64) ** 3 - repeats).sum()) / (total * (total - 1))
-    deviation = np.sqrt((total + 1 - ties) / (12 * n * m))
-    if deviation == 0:
-        return auc, 1.0
-    return auc, float(scipy.stats.norm.sf((auc - 0.5) / deviation))
+    return auc, float(np.sqrt(max(0.0, total + 1 - ties) / (12 * n * m)))
+
+
+def _expected(d: Distances, classes: Classes | None) -> float:
+    """The share of samples with a training image nearest, were training images held-out ones."""
+    train, held_out = len(d.train_to_sample), len(d.held_out_to_train)
+    if classes is None:
+        return train / (train + held_out)
+    most = 1 + max(classes.train.max(), classes.held_out.max())
+    mine, theirs = (np.bincount(x, minlength=most) for x in (classes.train, classes.held_out))
+    return float((mine / np.maximum(mine + theirs, 1))[classes.nearest_real].mean())
 
 
 def _ratios(train: Float, held_out: Float) -> Float:
