@@ -15,7 +15,9 @@ import typer
 from PIL import Image
 
 from dpdm.cli import app, main
+from dpdm.cli.sample import parse_labels
 from dpdm.diffusion.samplers import SAMPLERS
+from dpdm.errors import RequestError
 
 SMALL = [
     part
@@ -168,6 +170,14 @@ def test_samples_open_like_any_data_set(dpdm, finished, tmp_path, name):
     assert report["count"] == 30
     assert report["ready"] is True
     assert "private" not in err
+
+
+def test_labels_may_be_given_by_name():
+    classes = ("healthy", "ill", "0")
+    assert parse_labels("ill,0,healthy", classes) == [1, 0, 0]  # what is a number is one
+    assert parse_labels("histogram", classes) == "histogram"
+    with pytest.raises(RequestError, match="or names: healthy, ill, 0"):
+        parse_labels("well", classes)
 
 
 def test_the_same_seed_draws_the_same_samples(dpdm, finished, tmp_path):

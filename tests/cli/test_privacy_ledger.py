@@ -206,6 +206,9 @@ def test_what_is_neither_run_nor_ledger_is_refused(privacy, tmp_path, own):
     status, _, err = privacy("ledger", tmp_path / "nowhere")
     assert status == 2
     assert "neither a ledger nor a run's folder" in err
+    assert "part of one" not in err
+    _, _, err = privacy("ledger", own / "release")
+    assert f"it is part of one: give {own}" in err
     ledger = own / "private" / "ledger.jsonl"
     status, _, err = privacy("ledger", ledger)
     assert status == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +60,22 @@ def test_a_run_that_would_exceed_the_ledgers_budget_does_not_start(digits, small
     config = small(f"privacy.ledger={path}", "privacy.epsilon=2")
     train(digits, config, tmp_path / "a")
     before = read_ledger(path)
-    with pytest.raises(DpdmError, match=r"budget is 2\.5"):
+    says = r"2 is planned, which compose to [0-9.]+, but the budget is 2\.5; plan a smaller epsilon"
+    with pytest.raises(RequestError, match=says):
         train(digits, config, tmp_path / "b")
     assert len(read_ledger(path)) == len(before)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_run_on_data_of_another_name_is_warned_of_a_ledger_that_is_not_theirs(
+    digits, small, tmp_path, ledger
+):
+    config, said = small(f"privacy.ledger={ledger(20.0)}", "training.max_steps=1"), []
+    others = replace(digits, name="lab")
+    train(digits, config, tmp_path / "a", callback=lambda event: said.append(event.message))
+    assert not any("was opened for" in line for line in said)
+    train(others, config, tmp_path / "b", callback=lambda event: said.append(event.message))
+    assert any("opened for 'digits', and these data are called 'lab'" in line for line in said)
 
 
 def test_an_interrupted_run_in_a_shared_ledger_goes_on_where_it_was(

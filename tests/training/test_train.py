@@ -555,5 +555,8 @@ def test_what_a_person_should_know_of_a_promise_is_said_before_it_is_made(digits
     assert "the exact number of images, 1,437" in said(digits)
     declared = dpdm.open_dataset("digits", public_size=1400)
     assert "exact number" not in said(declared)
+    assert "is declared, and" not in said(declared)
+    typo = replace(digits, public_size=140, public_size_declared=True)
+    assert "data.public_size=140 is declared, and there are 1,437 images" in said(typo)
     grouped = replace(digits, private_groups=np.arange(1437) // 3)
     assert "privacy.unit=group" in said(grouped)

@@ -3,6 +3,7 @@ lists."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from dpdm.cli.console import Display, note, out, print_json, table
 from dpdm.cli.options import Device, Json, Release
-from dpdm.errors import RequestError
+from dpdm.errors import RequestError, first_few
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +30,11 @@ def sample_command(
         ),
     ] = None,
     labels: Annotated[
-        str, typer.Option(metavar="uniform|histogram|0,1,2", help="Which classes, how often.")
+        str,
+        typer.Option(
+            metavar="uniform|histogram|0,1,2",
+            help="Which classes, how often; numbers, or names where these are no numbers.",
+        ),
     ] = "uniform",
     sampler: Annotated[
         str | None,
@@ -63,7 +68,7 @@ def sample_command(
     with Display() as shown:
         images, drawn = model.sample(
             count,
-            labels=parse_labels(labels),
+            labels=parse_labels(labels, model.classes),
             sampler=sampler,
             steps=steps,
             guidance=guidance,
@@ -117,17 +122,30 @@ def zoo_command(as_json: Json = False) -> None:
     note("accuracy on the real test images of classifiers trained on 60,000 samples")
 
 
-def parse_labels(text: str) -> str | list[int]:
-    """``uniform``, ``histogram`` or a list of class numbers.
+def parse_labels(text: str, classes: Sequence[str] = ()) -> str | list[int]:
+    """``uniform``, ``histogram`` or a list of class numbers, names of ``classes`` among them.
 
     Raises:
         RequestError: neither.
     """
     if text in ("uniform", "histogram"):
         return text
+    numbers = {name: number for number, name in enumerate(classes)}
     try:
-        return [int(part) for part in text.split(",")]
+        return [
+            numbers[part] if part in numbers and not _is_number(part) else int(part)
+            for part in text.split(",")
+        ]
     except ValueError:
+        named = f", or names: {', '.join(first_few(classes, 10))}" if classes else ""
         raise RequestError(
-            f"--labels {text}: use uniform, histogram or class numbers such as 0,1,2"
+            f"--labels {text}: use uniform, histogram or class numbers such as 0,1,2{named}"
         ) from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True

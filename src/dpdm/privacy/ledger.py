@@ -167,10 +167,11 @@ class Ledger:
         done = [use[1:] for use in self.counted_events()]
         total = epsilon([*done, *planned], delta, accountant)
         if not total <= limit:
+            spent, more = self.epsilon(delta, accountant), epsilon(planned, delta, accountant)
             raise DpdmError(
-                f"{self._chain.path}: epsilon {self.epsilon(delta, accountant):.5g} is spent and "
-                f"{epsilon(planned, delta, accountant):.5g} is planned, together {total:.5g}, but "
-                f"the budget is {limit:g} at delta {delta:g}; plan fewer steps or more noise"
+                f"{self._chain.path}: at its delta, {delta:g}, epsilon {spent:.5g} is spent and "
+                f"{more:.5g} is planned, which compose to {total:.5g}, but the budget is "
+                f"{limit:g}; plan a smaller epsilon"
             )
         self._allowed, self._accountant = Counter(dict(planned)), accountant
 

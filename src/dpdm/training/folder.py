@@ -213,7 +213,9 @@ def open_run_folder(
         for part in (folder.release, folder.checkpoints):
             part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DpdmError(f"--out {path}: cannot be made ({error.strerror})") from None
+        raise DpdmError(
+            f"--out {path}: cannot be made ({error.strerror}); give a folder that may be written"
+        ) from None
     write_text(folder.config, to_yaml(config))
     folder.update_state(data=data, run=f"{config.name}-{os.urandom(4).hex()}")
     write_text(

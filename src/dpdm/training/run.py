@@ -51,6 +51,9 @@ from dpdm.training.pretraining import first_weights
 from dpdm.training.seeded_noise import SeededNoise, drew_from_seed
 from dpdm.training.trainer import Trainer, build_for
 
+_FAR_OFF = 2
+"""A declared number of units further from the true one than this factor is remarked on."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -205,6 +208,23 @@ def _remarks(dataset: Dataset, config: Config, facts: PublicFacts) -> Iterator[s
             "the promise is for each image, though the data says whose images belong together: "
             "privacy.unit=group protects all of a person's"
         )
+    if facts.public_size_declared:
+        there = dataset.private_count
+        if dataset.private_groups is not None and config.privacy.unit == "group":
+            there = int(dataset.private_groups.max()) + 1
+        declared = facts.public_size
+        if not there / _FAR_OFF <= declared <= there * _FAR_OFF:
+            yield (
+                f"warning: data.public_size={declared:,} is declared, and there are {there:,} "
+                f"{config.privacy.unit}s: statistics and batches are planned for the declared "
+                "number (private: what is released does not say how many there are)"
+            )
+    path = shared_ledger(config)
+    if path is not None and (opened := read_ledger(path).header["dataset"]) != facts.name:
+        yield (
+            f"warning: {path} was opened for {opened!r}, and these data are called "
+            f"{facts.name!r}: runs on other people's data need a ledger of their own"
+        )
 
 
 def _renew_sampling(run: Run) -> bool:
@@ -283,7 +303,11 @@ def check_shared_ledger(config: Config, plan: Plan | None = None, *, begun: bool
             "open-ledger PATH --dataset NAME --epsilon E --delta D`"
         )
     if plan is not None:
-        _check_budget(read_ledger(path), config, plan)
+        ledger = read_ledger(path)
+        try:
+            _check_budget(ledger, config, plan)
+        except DpdmError as error:  # nothing was begun: another request may fit
+            raise RequestError(str(error)) from error
 
 
 def noise_source(config: Config) -> NoiseSource:

@@ -166,7 +166,11 @@ def _find(source: str) -> tuple[Path, float | None, str]:
         return path, None, "pld"
     folder = RunFolder(path)
     if not folder.config.is_file():
-        raise RequestError(f"{source}: neither a ledger nor a run's folder (private/config.yaml)")
+        inside = path.name in ("release", "private") and RunFolder(path.parent).config.is_file()
+        hint = f"; it is part of one: give {path.parent}" if inside else ""
+        raise RequestError(
+            f"{source}: neither a ledger nor a run's folder (private/config.yaml){hint}"
+        )
     config = load_config(folder.config)
     found = ledger_path(folder, config)
     if not found.is_file():
