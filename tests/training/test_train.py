@@ -477,6 +477,29 @@ def test_a_labeller_that_was_stopped_goes_on_within_the_budget(digits, small, tm
     assert {"labeller step", "DP-SGD step"} <= {use["name"] for use in statement["mechanisms"]}
 
 
+@pytest.mark.parametrize("at", ["write_statement", "write_release_model", "seal_release"])
+def test_a_release_that_was_killed_half_way_is_made_again_and_sealed(
+    digits, small, tmp_path, monkeypatch, at
+):
+    """With samples of an earlier release of the run, of fewer steps, in its folder."""
+    run = train(digits, small("training.max_steps=1"), tmp_path / "run")
+    pipeline.sample_release(run)
+
+    def killed(*_):
+        raise Interrupted("now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, at, killed)
+        with pytest.raises(Interrupted):
+            train(digits, small(), tmp_path / "run", resume=True)
+    again = train(digits, small(), tmp_path / "run", resume=True)
+    assert again.folder.finished
+    assert check_release(again.release).intact
+    assert not (again.release / "samples.npz").exists()
+    straight = train(digits, small(), tmp_path / "straight")
+    assert again.statement()["mechanisms"] == straight.statement()["mechanisms"]
+
+
 def test_a_run_whose_ledger_is_lost_does_not_go_on(digits, small, tmp_path):
     with pytest.raises(Interrupted):
         train(digits, small(), tmp_path / "run", callback=interrupt_at(2))

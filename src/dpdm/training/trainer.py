@@ -366,6 +366,8 @@ class Trainer:
         labeller: Tensor | None,
     ) -> None:
         source = None if self.pretrained is None else self.pretrained.source
+        # Killed from here on, a resumed run makes its release again, and whole.
+        self.folder.update_state(trained=False)
         write_statement(self.folder, self.config, self.facts, self.session, source)
         write_release_model(
             self.folder.release,
@@ -377,16 +379,16 @@ class Trainer:
             histogram,
             labeller,
         )
+        # Samples and report of an earlier release of this run are not this release's.
+        self.folder.drop_drawn()
         state = self.folder.read_state()
         self.folder.update_state(
             trained=True,
+            seal=seal_release(self.folder.release),
             training_seconds=self._seconds(),
             peak_memory_bytes=max(state.get("peak_memory_bytes", 0), peak_memory(self.device)),
             device=str(self.device),
         )
-        # Samples and report of an earlier release of this run are not this release's.
-        self.folder.drop_drawn()
-        self.folder.update_state(seal=seal_release(self.folder.release))
         self.tell(TrainingEvent("released", str(self.folder.release), epsilon=self._epsilon()))
 
 
