@@ -346,3 +346,10 @@ def test_the_report_counts_groups(make_files, grey):
         make_files({"metadata.csv": table, **{f"{n}.png": grey() for n in "abc"}})
     )
     assert report["groups"] == {"count": 2, "min_images": 1, "max_images": 2}
+
+
+def test_a_channel_of_opacity_that_says_nothing_is_warned_of(make_files, grey):
+    folder = make_files({"a/0.png": grey(200), "b/0.png": grey(200)})
+    warnings = check_report(folder, channels=2)["warnings"]
+    assert any("say data.channels=1" in warning for warning in warnings)
+    assert not check_report(folder)["warnings"]

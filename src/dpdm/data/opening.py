@@ -108,6 +108,12 @@ def _oddities(dataset: Dataset, report: dict[str, Any]) -> Iterator[str]:
             f"no pixel is brighter than {brightest} of 255: values of fewer than 16 bits in files "
             "of 16, perhaps; spread them over the whole range before"
         )
+    alpha = dataset.private_images[..., -1]
+    if dataset.shape[2] in (2, 4) and alpha.min() == alpha.max():
+        yield (
+            f"of {dataset.shape[2]} channels the last one, how opaque a pixel is, is the same "
+            f"everywhere: say data.channels={dataset.shape[2] - 1}"
+        )
     if empty := [entry["name"] for entry in report["classes"] if not entry["count"]]:
         yield (
             f"no images of {', '.join(first_few([*map(repr, empty)], _SHOWN))}: what is drawn of "
