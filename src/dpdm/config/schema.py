@@ -113,11 +113,12 @@ class PriorConfig(_Section):
         description="leading directions of a class in which each of its Gaussians has a covariance "
         "of its own; 0: none; unset, a public rule",
     )
-    normalise: Literal["none", "brightness", "shift", "affine"] = Field(
+    normalise: Literal["none", "brightness", "shift", "affine", "auto"] = Field(
         "none",
         description="what differs between images of one shape and is modelled apart from it: "
         "brightness; shift adds the place, affine size and slant. For light shapes on a dark "
-        "ground; public knowledge, never a look at the data",
+        "ground; public knowledge, or auto: with a tenth of the prior's budget it, augment and "
+        "texture are chosen by noised votes of the images",
     )
     texture: bool = Field(
         False, description="a share for the energy of each class beyond the modelled frequencies"
@@ -132,6 +133,15 @@ class PriorConfig(_Section):
         description="strength of public warps and contrast of the prior's samples; 1: 6 degrees, "
         "6% in size, 2% in place (standard deviations)",
     )
+
+    @model_validator(mode="after")
+    def _chosen_or_told(self) -> Self:
+        if self.normalise == "auto" and (self.augment or self.texture):
+            raise ValueError(
+                "prior.normalise=auto chooses prior.augment and prior.texture too: leave them out, "
+                "or say what images are normalised by"
+            )
+        return self
 
 
 class LabellerConfig(_Section):

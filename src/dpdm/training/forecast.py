@@ -35,6 +35,7 @@ from dpdm.training.plan import (
     steps_left_out,
 )
 from dpdm.training.pretraining import first_weights
+from dpdm.training.prior import PriorDesign
 from dpdm.training.view_gradients import ViewGradients
 from dpdm.training.workers import Workers
 
@@ -210,15 +211,20 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
             *_warnings(plan, signal, classes, left_out=steps_left_out(asked, config)),
         ),
         None if pretrained is None else pretrained.source,
-        None if plan.prior is None else _public_knowledge(config, plan.prior.pose),
+        None if plan.prior is None else _public_knowledge(config, plan.prior),
     )
 
 
-def _public_knowledge(config: Config, pose: int) -> tuple[str, ...]:
+def _public_knowledge(config: Config, design: PriorDesign) -> tuple[str, ...]:
     """The settings that say what kind of image it is, where they say something."""
     prior = config.prior
+    if prior.normalise == "auto":
+        how = "chosen by noised votes of the images"
+        if design.choice is None:
+            how = "left out: too few images for this epsilon, or no classes"
+        return (f"prior.normalise=auto ({how})",)
     normalise = "" if prior.normalise == "none" else str(prior.normalise)
-    if pose < POSE_SIZES[prior.normalise]:
+    if design.pose < POSE_SIZES[prior.normalise]:
         normalise += " (left out: too few images for this epsilon)"
     settings = {
         "prior.normalise": normalise,

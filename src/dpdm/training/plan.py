@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -23,7 +24,7 @@ from dpdm.privacy.accounting import CountedEvent
 from dpdm.promise import check_delta, gaussian_noise_multiplier_for, noise_multiplier_for
 from dpdm.promise.planning import gaussian, poisson_sampled_gaussian
 from dpdm.release.build import build_denoiser, stand_in_prior
-from dpdm.training.prior import PriorDesign, design_prior
+from dpdm.training.prior import PriorDesign, design_choice, design_prior
 
 _MOST_LABELLER_STEPS = 500
 """Of a million images more would take hours and teach it nothing."""
@@ -290,17 +291,19 @@ def prior_design(
     """
     if not config.prior.enabled:
         return None
-    design = partial(
-        design_prior,
-        public_size=public_size,
-        classes=max(classes, 1),
-        pixels=pixels,
-        dimension=config.prior.dimension,
-        clusters=config.prior.clusters,
-        cluster_directions=config.prior.cluster_directions,
-        pose=POSE_SIZES[config.prior.normalise],
-        texture=config.prior.texture,
-    )
+    about: dict[str, Any] = {
+        "public_size": public_size,
+        "classes": max(classes, 1),
+        "pixels": pixels,
+        "dimension": config.prior.dimension,
+        "clusters": config.prior.clusters,
+        "cluster_directions": config.prior.cluster_directions,
+    }
+    if config.prior.normalise == "auto":
+        design = partial(design_choice, **about)
+    else:
+        pose = POSE_SIZES[config.prior.normalise]
+        design = partial(design_prior, **about, pose=pose, texture=config.prior.texture)
     privacy, alone = config.privacy, not config.training.steps
     if not privacy.enabled:
         return design(noise_multiplier=0.0)

@@ -215,6 +215,8 @@ def _public_prior(
     search = MiniBatchKMeans(classes, n_init=1, random_state=seed)
     labels = search.fit_predict(coarse.numpy()).astype(np.int64)
     public = config.with_settings("privacy", enabled=False)
+    if config.prior.normalise == "auto":  # the clusters are no classes to choose by
+        public = public.with_settings("prior", normalise="none")
     design = prior_design(public, count, classes, height * width * channels, [])
     assert design is not None
     mixture = fit_prior(

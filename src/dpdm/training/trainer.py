@@ -47,7 +47,7 @@ from dpdm.training.loop import StepRecord, dp_sgd, saved_steps, warm_up
 from dpdm.training.microbatch import resolve_microbatch, usable_lanes
 from dpdm.training.plan import Plan
 from dpdm.training.pretraining import FirstWeights, begin_from, first_weights
-from dpdm.training.prior import fit_prior
+from dpdm.training.prior import choose, fit_prior
 from dpdm.training.view_gradients import images_per_unit
 
 _EPSILON_REPORTS = 12
@@ -173,16 +173,16 @@ class Trainer:
         self._check_statistics_budget(design.events())
         self.tell(TrainingEvent("prior", "fitting the prior to noised statistics"))
         started = time.perf_counter()
-        mixture = fit_prior(
-            self.units,
-            self.facts.image_shape,
-            len(self.facts.classes),
-            design,
-            self.session,
-            self.config.training.seed,
-            self.config.prior.augment,
-            self.config.prior.detail,
-        )
+        prior, seed = self.config.prior, self.config.training.seed
+        about = self.units, self.facts.image_shape, len(self.facts.classes)
+        augment, texture = prior.augment, prior.texture
+        if design.choice is not None:
+            chosen = choose(*about, design, self.session, seed, prior.detail)
+            design, augment = chosen.design, chosen.candidate.augment
+            texture = chosen.candidate.texture
+            self.tell(TrainingEvent("prior", f"prior.normalise=auto: {chosen.in_words()}"))
+            self.folder.update_state(prior_chosen=chosen.to_json())
+        mixture = fit_prior(*about, design, self.session, seed, augment, prior.detail, texture)
         save_weights(path, mixture.to_tensors(), {"ledger_head": self._ledger_head()})
         self.folder.update_state(prior_seconds=time.perf_counter() - started)
         self.tell(TrainingEvent("prior", epsilon=self._epsilon()))

@@ -8,8 +8,10 @@ digits.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from dpdm.diffusion.pose import POSE_SIZES
 from dpdm.privacy import Event
 from dpdm.promise.planning import gaussian
 
@@ -34,6 +36,9 @@ CLUSTER_STEPS = 3
 LARGEST_RANK = 128
 """Directions kept per class; the others share one variance."""
 
+_PILOT, _LARGEST_PILOT, _VOTES = 0.03, 0.08, 0.02
+"""Shares of a pilot, at least and at most, and of the votes that choose between them."""
+
 _LARGEST_DIMENSION = 500
 _LARGEST_CLUSTERS = 16
 _RESOLUTION_A_DIRECTION, _FEWEST_DIRECTIONS = 8, 16
@@ -42,6 +47,41 @@ _SCATTER_RESOLUTION = 40
 """Images per class over the noise multiplier below which the pooled covariance is given less."""
 _POSE_RESOLUTION = 150
 """Images per class over the noise multiplier below which it is not known where shapes stand."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may be said of a kind of image: ``prior.normalise``, ``prior.augment``,
+    ``prior.texture``."""
+
+    normalise: str
+    augment: float
+    texture: bool
+
+
+CANDIDATES = (
+    Candidate("none", 0.0, False),
+    Candidate("none", 0.0, True),
+    Candidate("brightness", 0.0, True),
+    Candidate("affine", 1.0, False),
+    Candidate("affine", 1.0, True),
+)
+"""What ``prior.normalise=auto`` chooses from, what says least first."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a kind of image is chosen by noised votes, and what is released then.
+
+    Attributes:
+        pilots: by ``normalise``, a prior with a small share, whose samples teach a judge.
+        votes: noise multiplier of the votes: which judges are right of an image.
+        finals: by ``normalise``, the prior with what is left: the same events, whichever it is.
+    """
+
+    pilots: dict[str, PriorDesign]
+    votes: float
+    finals: dict[str, PriorDesign]
 
 
 @dataclass(frozen=True)
@@ -58,6 +98,7 @@ class PriorDesign:
             them, and in all of them where it is 0, classes share the pooled one.
         cluster_directions: number S of a class's leading directions in which each of its clusters
             has a covariance of its own; beyond them clusters share the class's.
+        choice: what is released before, to choose how images are normalised; None: it is known.
     """
 
     dimension: int
@@ -67,6 +108,7 @@ class PriorDesign:
     pose: int = 0
     directions: int = 0
     cluster_directions: int = 0
+    choice: Choice | None = None
 
     def noise_of(self, statistic: str) -> float:
         """Noise multiplier of one release of a statistic."""
@@ -77,11 +119,16 @@ class PriorDesign:
 
     def events(self) -> list[tuple[Event, int]]:
         """The events of the whole prior with their counts, before anything runs."""
-        return [
+        if not self.noise_multiplier:
+            return []
+        found = [
             (gaussian(self.noise_of(name)), CLUSTER_STEPS if name == "cluster search" else 1)
             for name in self.shares
-            if self.noise_multiplier > 0
         ]
+        if self.choice is not None:
+            found += [event for pilot in self.choice.pilots.values() for event in pilot.events()]
+            found.append((gaussian(self.choice.votes), 1))
+        return found
 
 
 def design_prior(
@@ -95,6 +142,7 @@ def design_prior(
     cluster_directions: int | None = None,
     pose: int = 0,
     texture: bool = False,
+    poses: bool = False,
 ) -> PriorDesign:
     """The public rule.
 
@@ -120,6 +168,7 @@ def design_prior(
         cluster_directions: fixes S.
         pose: number of pose parameters Q.
         texture: whether classes differ in what lies beyond the D frequencies.
+        poses: whether poses are released even where none are modelled.
     """
     resolution = public_size / classes / max(noise_multiplier, 1e-3)
     if pose > 1 and resolution < _POSE_RESOLUTION:
@@ -139,7 +188,7 @@ def design_prior(
         shares = _WITH_CLASS_COVARIANCE
     else:
         shares, directions = _without_class_covariance(resolution), 0
-    extra = {"poses": _POSES} if pose else {}
+    extra = {"poses": _POSES} if pose or poses else {}
     if texture and chosen_dimension < pixels:
         extra["texture"] = _TEXTURE
     own = 0
@@ -160,6 +209,38 @@ def design_prior(
         directions,
         own,
     )
+
+
+def design_choice(*, noise_multiplier: float, **about: Any) -> PriorDesign:
+    """The prior of ``prior.normalise=auto``, of as much noise as one mechanism of
+    ``noise_multiplier``; ``about`` is for ``design_prior``.
+
+    Each normalisation has a pilot: the whole prior with a share of 0.03, or with as much more, up
+    to 0.08, as poses need to be told (150 images a class over its noise multiplier). Where that is
+    not enough, nothing is chosen and images are taken as they are. A choice of what to release next
+    must not change what it costs: poses and texture are released whatever was chosen.
+    """
+    images = about["public_size"] / about["classes"]
+    needed = (_POSE_RESOLUTION * max(noise_multiplier, 1e-3) / images) ** 2
+    if about["classes"] < 2 or needed > _LARGEST_PILOT:
+        return design_prior(noise_multiplier=noise_multiplier, **about)
+    share = max(_PILOT, 1.001 * needed)
+    kinds = dict.fromkeys(candidate.normalise for candidate in CANDIDATES)
+
+    def designs(share: float) -> dict[str, PriorDesign]:
+        noise = noise_multiplier / math.sqrt(share)
+        return {
+            kind: design_prior(
+                noise_multiplier=noise, pose=POSE_SIZES[kind], texture=True, poses=True, **about
+            )
+            for kind in kinds
+        }
+
+    finals = designs(1.0 - len(kinds) * share - _VOTES)
+    if len({tuple(final.events()) for final in finals.values()}) > 1:
+        return design_prior(noise_multiplier=noise_multiplier, **about)
+    choice = Choice(designs(share), noise_multiplier / math.sqrt(_VOTES), finals)
+    return replace(finals["none"], choice=choice)
 
 
 def _without_class_covariance(resolution: float) -> dict[str, float]:

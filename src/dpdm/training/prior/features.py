@@ -66,15 +66,15 @@ class PosedFeatures:
                 [z[:, : self.frame.dimension], (pose - target) / spread, *energies], dim=1
             )
 
-        return _in_chunks(images, rows)
+        return in_chunks(images, rows)
 
 
 def pose_rows(images: Images, size: int) -> Rows:
     """Poses (N, Q) of images."""
-    return _in_chunks(images, lambda x, _: measure_pose(x, size))
+    return in_chunks(images, lambda x, _: measure_pose(x, size))
 
 
-def _in_chunks(images: Images, function: Callable[[Tensor, int], Tensor]) -> Rows:
+def in_chunks(images: Images, function: Callable[[Tensor, int], Tensor]) -> Rows:
     """``function(x, start)`` over chunks of one size, the last one padded with black images.
 
     So an image's row is the same to the last bit whatever images come before or after it: what a

@@ -10,6 +10,7 @@ the rest is post-processing.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ def fit_prior(
     seed: int,
     augment: float = 0.0,
     detail: Detail = "kept",
+    texture: bool = True,
 ) -> Mixture:
     """Releases the statistics of ``design`` and fits the prior.
 
@@ -57,49 +59,86 @@ def fit_prior(
         units: images uint8 (N, H, W, C) with labels (N,) in [0, classes), or without any.
         image_shape: (C, H, W).
         classes: number of classes, 0 or 1 for unlabelled data.
-        design: what is released and with which noise.
+        design: what is released and with which noise; what it has a choice of was chosen.
         session: ledger and noise source.
         seed: of the public starting points of the cluster search, and of the plain mixture.
         augment: strength of the public augmentation of samples.
         detail: whether samples keep the energy of fine detail, where there is texture.
+        texture: whether samples have it, where it is released.
     """
+    fitted = release_all(units, image_shape, classes, design, session, seed)
+    plain = not (design.pose or augment > 0.0 or design.cluster_directions)
+    if plain and not (texture and fitted.statistics.texture is not None):
+        fields, rest = _fields(fitted.statistics), _rest(fitted.statistics, fitted.frame, texture)
+        return Mixture.build(image_shape, **fields, rest=rest[0])  # type: ignore[arg-type]
+    return fit_plain(fitted.sampler(augment, detail, texture), seed)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a design's statistics say, noised: post-processing goes on from here."""
+
+    frame: DctFrame
+    statistics: Statistics
+    poses: Array
+    spread: Array
+
+    def sampler(self, augment: float, detail: Detail, texture: bool) -> PosedSampler:
+        """Draws images with poses, texture and augmentation; as for ``fit_prior``."""
+        told = texture and self.statistics.texture is not None
+        return PosedSampler(
+            self.frame.image_shape,
+            {
+                **_fields(self.statistics),
+                "rest": _rest(self.statistics, self.frame, texture),
+                "poses": _tensor(self.poses),
+                "pose_scale": _tensor(self.spread / self.statistics.pose_weight),
+                "augment": torch.tensor(float(augment)),
+                "detail": torch.tensor([0.0, _MOST_DETAIL[detail]] if told else [1.0, 1.0]),
+                "roots": _tensor(self.statistics.roots),
+            },
+        )
+
+
+def release_all(
+    units: PrivateUnits,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    design: PriorDesign,
+    session: Session,
+    seed: int,
+    whose: str = "prior",
+) -> Fitted:
+    """Releases the statistics of ``design``, under names that begin with ``whose``."""
     frame, pixels = DctFrame(image_shape, design.dimension), math.prod(image_shape)
     number = max(classes, 1)
-    poses, spread = _poses(units, pixels, number, design, session)
+    poses, spread = _poses(units, pixels, number, design, session, whose)
     features = PosedFeatures(frame, poses, spread)
-    releases = Releases(units.prepare(features), pixels, number, design, session)
+    releases = Releases(units.prepare(features), pixels, number, design, session, whose)
     axes = frame.axes[: design.dimension]
     statistics = collect(releases, design, axes, np.random.default_rng(seed))
-    fields, rest = _fields(statistics), _rest(statistics, frame)
-    plain = not (design.pose or augment > 0.0 or design.cluster_directions)
-    if plain and statistics.texture is None:
-        return Mixture.build(image_shape, **fields, rest=rest[0])  # type: ignore[arg-type]
-    sampler = PosedSampler(
-        image_shape,
-        {
-            **fields,
-            "rest": rest,
-            "poses": _tensor(poses),
-            "pose_scale": _tensor(spread / statistics.pose_weight),
-            "augment": torch.tensor(float(augment)),
-            "detail": torch.tensor(
-                [1.0, 1.0] if statistics.texture is None else [0.0, _MOST_DETAIL[detail]]
-            ),
-            "roots": _tensor(statistics.roots),
-        },
-    )
-    return fit_plain(sampler, seed)
+    return Fitted(frame, statistics, poses, spread)
 
 
 def _poses(
-    units: PrivateUnits, pixels: int, classes: int, design: PriorDesign, session: Session
+    units: PrivateUnits,
+    pixels: int,
+    classes: int,
+    design: PriorDesign,
+    session: Session,
+    whose: str,
 ) -> tuple[Array, Array]:
-    """Each class's mean pose (Y, Q) and the deviations (Q,) of poses within classes, noised."""
+    """Each class's mean pose (Y, Q) and the deviations (Q,) of poses within classes, noised.
+
+    Where they are released and none are modelled, brightness is, and is not looked at.
+    """
     size = design.pose
+    if "poses" not in design.shares:
+        return np.zeros((classes, 0)), np.zeros(0)
+    rows = units.prepare(lambda images, _: pose_rows(images, max(size, 1)))
+    noised, deviation = Releases(rows, pixels, classes, design, session, whose).poses()
     if not size:
         return np.zeros((classes, 0)), np.zeros(0)
-    rows = units.prepare(lambda images, _: pose_rows(images, size))
-    noised, deviation = Releases(rows, pixels, classes, design, session).poses()
     counts = shrink_counts(noised[:, 0], deviation)
     variances = (deviation / counts) ** 2
     means = shrink_means(
@@ -114,12 +153,12 @@ def _poses(
     return means, np.sqrt(np.clip(within, max(_SMALLEST_POSE_SPREAD**2, resolved), 0.5))
 
 
-def _rest(statistics: Statistics, frame: DctFrame) -> torch.Tensor:
+def _rest(statistics: Statistics, frame: DctFrame, texture: bool) -> torch.Tensor:
     """Variances (Y, P - D) of the coefficients that are not modelled: they have the released
     energy, and where textures are released those of each class and band."""
     shape = _falling(statistics, frame)
     rest = np.tile(shape, (len(statistics.counts), 1))
-    if statistics.texture is not None:
+    if texture and statistics.texture is not None:
         for number, band in enumerate(texture_bands(frame)):
             energies = statistics.texture[:, number, None]
             rest[:, band] = energies * (shape[band] / max(float(shape[band].sum()), 1e-12))

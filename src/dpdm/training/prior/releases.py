@@ -26,6 +26,7 @@ class Releases:
 
     A row is an image's features, see ``features.py``: D modelled coefficients, Q pose parameters, G
     energies of bands of the other coefficients. Before the poses are released, rows are poses only.
+    ``whose`` begins the names of the mechanisms.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class Releases:
         classes: int,
         design: PriorDesign,
         session: Session,
+        whose: str = "prior",
     ) -> None:
         self._units = rows
         self._session = session
         self._design = design
+        self._whose = whose
         self.classes = classes
         self.pixels = pixels
 
@@ -51,7 +54,7 @@ class Releases:
             return vectors, _labels(rows, private)
 
         mechanism = NoisedSum(
-            "prior poses", self._design.noise_of("poses"), POSE_NORM, self.classes
+            f"{self._whose} poses", self._design.noise_of("poses"), POSE_NORM, self.classes
         )
         return mechanism.release(self._units, contribution, self._session), mechanism.deviation
 
@@ -70,7 +73,9 @@ class Releases:
             one_hot = np.eye(self.classes)[_labels(rows, labels)]
             return np.concatenate([one_hot, squares / pixels, modelled / math.sqrt(pixels)], axis=1)
 
-        mechanism = NoisedSum("prior moments", self._design.noise_of("moments"), math.sqrt(3.0))
+        mechanism = NoisedSum(
+            f"{self._whose} moments", self._design.noise_of("moments"), math.sqrt(3.0)
+        )
         noised = mechanism.release(self._units, contribution, self._session)[0]
         counts, total = noised[: self.classes], noised[self.classes + 2 :] * math.sqrt(pixels)
         inside, rest = noised[self.classes : self.classes + 2] * pixels
@@ -97,7 +102,7 @@ class Releases:
 
         max_norm = _TEXTURE_CLIP * mean_energy
         noise = self._design.noise_of("texture")
-        mechanism = NoisedSum("prior texture", noise, max_norm, self.classes)
+        mechanism = NoisedSum(f"{self._whose} texture", noise, max_norm, self.classes)
         return mechanism.release(self._units, contribution, self._session)
 
     def class_sums(self, centre: Array, max_norm: float) -> tuple[Array, float]:
@@ -107,14 +112,14 @@ class Releases:
             return rows[:, : len(centre)] - centre, _labels(rows, labels)
 
         mechanism = NoisedSum(
-            "prior class means", self._design.noise_of("means"), max_norm, self.classes
+            f"{self._whose} class means", self._design.noise_of("means"), max_norm, self.classes
         )
         return mechanism.release(self._units, contribution, self._session), mechanism.deviation
 
     def scatter(self, means: Array, max_norm: float) -> tuple[Array, float]:
         """Pooled scatter about the class means: (D, D) and the noise of an off-diagonal entry."""
         mechanism = NoisedScatter(
-            "prior pooled scatter", self._design.noise_of("scatter"), max_norm
+            f"{self._whose} pooled scatter", self._design.noise_of("scatter"), max_norm
         )
         noised = mechanism.release(
             self._units,
@@ -142,7 +147,7 @@ class Releases:
 
         kind = "clusters" if step == CLUSTER_STEPS else "cluster search"
         mechanism = NoisedSum(
-            f"prior {kind}",
+            f"{self._whose} {kind}",
             self._design.noise_of(kind),
             max_norm * math.sqrt(1.25),
             classes * clusters,
@@ -163,7 +168,10 @@ class Releases:
             return vectors @ frame, labels
 
         mechanism = NoisedScatter(
-            "prior class scatter", self._design.noise_of("class scatter"), max_norm, self.classes
+            f"{self._whose} class scatter",
+            self._design.noise_of("class scatter"),
+            max_norm,
+            self.classes,
         )
         noised = mechanism.release(self._units, contribution, self._session)
         return noised, mechanism.deviation / math.sqrt(2.0)
@@ -191,7 +199,7 @@ class Releases:
             return turned, labels * clusters + nearest
 
         mechanism = NoisedScatter(
-            "prior cluster scatter",
+            f"{self._whose} cluster scatter",
             self._design.noise_of("cluster scatter"),
             max_norm,
             classes * clusters,
