@@ -1,9 +1,10 @@
 """A person's own grey images: what `own` and `own-prior` make of 10,000 of them, nothing told.
 
-    python benchmarks/grey.py --data FOLDER     # 20 minutes on two idle cores
+    python benchmarks/grey.py --data FOLDER     # 40 minutes on two idle cores
 
 10,000 training images of MNIST and of Fashion-MNIST, drawn at random, and 10,000 others to measure
-on: no test image enters. Each preset as it is, at epsilon 10, but for 20,000 samples. A line of
+on: no test image enters. Each preset as it is, and with images taken as they are, at epsilon 10, but
+for 20,000 samples. A line of
 each goes to `docs/results/grey.jsonl`, the table and a picture of each set into `docs/`. What has
 its line is not measured again. `--document` only writes the table anew.
 """
@@ -36,16 +37,23 @@ from dpdm.training.run import Run, train
 
 RESULTS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"
 MARKS = "<!-- written by benchmarks/grey.py -->", "<!-- end of benchmarks/grey.py -->"
-PRESETS = ("own-prior", "own")
+NOTHING = ", nothing chosen"
+ROWS = {
+    f"{preset}{more}": (preset, settings)
+    for more, settings in ((NOTHING, ("prior.normalise=none",)), ("", ()))
+    for preset in ("own-prior", "own")
+}
+"""Preset and settings of each row; a picture has those of the presets as they are."""
 IMAGES, SAMPLES, SHOWN = 10_000, 20_000, 6
 SETTINGS = ("privacy.epsilon=10", f"sampling.count={SAMPLES}")
 
 Line = dict[str, Any]
 
 
-def finished(preset: str, real: Dataset, folder: Path) -> Run:
+def finished(row: str, real: Dataset, folder: Path) -> Run:
     """The run in ``folder`` with its samples, made where it is not there."""
-    run = train(real, load_config(preset, SETTINGS), folder, resume=folder.exists())
+    preset, settings = ROWS[row]
+    run = train(real, load_config(preset, (*SETTINGS, *settings)), folder, resume=folder.exists())
     pipeline.sample_release(run)
     return run
 
@@ -70,6 +78,7 @@ def measure(name: str, preset: str, run: Run, real: Dataset, held: Dataset) -> L
         "images": IMAGES,
         "samples": SAMPLES,
         "steps": state.get("steps_done", 0),
+        "chosen": state.get("prior_chosen"),
         "train_seconds": round(state["training_seconds"], 1),
         "sample_seconds": round(state["sampling_seconds"], 1),
         "accuracy": {kind: round(value, 4) for kind, value in found["accuracy"].items()},
@@ -84,18 +93,29 @@ def section(lines: Sequence[Line]) -> str:
     rows = [
         [
             SETS[name],
-            f"`{preset}`",
+            f"`{preset.removesuffix(NOTHING)}`{NOTHING if NOTHING in preset else ''}",
+            _chosen(line.get("chosen")),
             *(f"{100 * line['accuracy'][kind]:.1f}" for kind in ("lr", "mlp", "cnn")),
             f"{line['fd_pixels']:.2f}",
             f"{line['train_seconds']:,.0f}",
             f"{line['sample_seconds']:,.0f}",
         ]
         for name in SETS
-        for preset in PRESETS
+        for preset in ROWS
         if (line := newest.get((name, preset)))
     ]
     last, where = lines[-1], lines[-1]["machine"]
-    heads = ("set", "preset", "LR", "MLP", "CNN", "pixel distance", "train, s", "sample, s")
+    heads = (
+        "set",
+        "preset",
+        "chosen",
+        "LR",
+        "MLP",
+        "CNN",
+        "pixel distance",
+        "train, s",
+        "sample, s",
+    )
     pictures = [f"![{SETS[name]}: own-prior, own](results/grey-{name}.png)" for name in SETS]
     return "\n\n".join(
         [
@@ -106,6 +126,15 @@ def section(lines: Sequence[Line]) -> str:
             *pictures,
         ]
     )
+
+
+def _chosen(found: dict[str, Any] | None) -> str:
+    """What the images voted for, in words."""
+    if found is None:
+        return ""
+    said = [f"normalise={found['normalise']}"]
+    said += [f"augment={found['augment']:g}"] if found["augment"] else []
+    return " ".join([*said, "texture"] if found["texture"] else said)
 
 
 def document(lines: Sequence[Line], page: Path) -> None:
@@ -138,18 +167,20 @@ def main() -> None:
     path = RESULTS / "grey.jsonl"
     done = {(line["set"], line["preset"]) for line in lines_so_far(path)}
     for name in () if options.document else SETS:
-        missing = [preset for preset in PRESETS if (name, preset) not in done]
+        missing = [row for row in ROWS if (name, row) not in done]
         if not missing:
             continue
         data = open_set(name, options.data)[0]
         order = np.random.default_rng(0).permutation(data.private_count)
         real, held = part(data, order[:IMAGES]), part(data, order[-IMAGES:])
+        shown = [row for row in ROWS if NOTHING not in row]
         runs = {
-            preset: finished(preset, real, options.work / f"{name}-{preset}") for preset in PRESETS
+            row: finished(row, real, options.work / f"{name}-{row.replace(', ', '-')}")
+            for row in dict.fromkeys([*missing, *shown])
         }
-        for preset in missing:
-            append_line(path, measure(name, preset, runs[preset], real, held))
-        (RESULTS / f"grey-{name}.png").write_bytes(picture(list(runs.values())))
+        for row in missing:
+            append_line(path, measure(name, row, runs[row], real, held))
+        (RESULTS / f"grey-{name}.png").write_bytes(picture([runs[row] for row in shown]))
     document(read_lines(path), PAGE)
 
 
