@@ -3,10 +3,10 @@
     python benchmarks/grey.py --data FOLDER     # 40 minutes on two idle cores
 
 10,000 training images of MNIST and of Fashion-MNIST, drawn at random, and 10,000 others to measure
-on: no test image enters. Each preset as it is, and with images taken as they are, at epsilon 10, but
-for 20,000 samples. A line of
-each goes to `docs/results/grey.jsonl`, the table and a picture of each set into `docs/`. What has
-its line is not measured again. `--document` only writes the table anew.
+on: no test image enters. Each preset as it is, and with images taken as they are, at epsilon 10,
+but for 20,000 samples. A line of each goes to `docs/results/grey.jsonl`, the table and a picture of
+each set into `docs/`. What has its line is not measured again. `--document` only writes the table
+anew.
 """
 
 from __future__ import annotations
