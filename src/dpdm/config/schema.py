@@ -139,7 +139,7 @@ class PriorConfig(_Section):
         if self.normalise == "auto" and (self.augment or self.texture):
             raise ValueError(
                 "prior.normalise=auto chooses prior.augment and prior.texture too: leave them out, "
-                "or say what images are normalised by"
+                "or set prior.normalise=none (images as they are), brightness, shift or affine"
             )
         return self
 

@@ -211,17 +211,18 @@ def forecast(config: Config, dataset: Dataset, device: torch.device) -> Forecast
             *_warnings(plan, signal, classes, left_out=steps_left_out(asked, config)),
         ),
         None if pretrained is None else pretrained.source,
-        None if plan.prior is None else _public_knowledge(config, plan.prior),
+        None if plan.prior is None else _public_knowledge(config, plan.prior, classes),
     )
 
 
-def _public_knowledge(config: Config, design: PriorDesign) -> tuple[str, ...]:
+def _public_knowledge(config: Config, design: PriorDesign, classes: int) -> tuple[str, ...]:
     """The settings that say what kind of image it is, where they say something."""
     prior = config.prior
     if prior.normalise == "auto":
         how = "chosen by noised votes of the images"
         if design.choice is None:
-            how = "left out: too few images for this epsilon, or no classes"
+            why = "too few images for this epsilon" if classes > 1 else "no classes to judge by"
+            how = f"left out: {why}"
         return (f"prior.normalise=auto ({how})",)
     normalise = "" if prior.normalise == "none" else str(prior.normalise)
     if design.pose < POSE_SIZES[prior.normalise]:
