@@ -131,13 +131,15 @@ def taught(sampler: PosedSampler, seed: int) -> Judge:
     """A classifier of averaged pixels with one hidden layer, trained on samples (no privacy)."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
+    from threadpoolctl import threadpool_limits
 
     classes = len(sampler.class_weights)
     labels = torch.arange(max(_SAMPLES, _SAMPLES_A_CLASS * classes)) % classes
     generator = torch.Generator().manual_seed(seed)
     rows = np.concatenate([_averaged(part) for part in sampler.parts(labels, generator)])
     network = MLPClassifier(_HIDDEN, max_iter=_EPOCHS, random_state=seed)
-    with warnings.catch_warnings():
+    # Products this small are slower with two threads than with one, by far beside other work.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is not to converge
         network.fit(rows, labels.numpy())
     return network.predict  # type: ignore[no-any-return]
