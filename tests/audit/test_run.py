@@ -57,6 +57,17 @@ def test_a_sound_training_passes_with_a_bound_below_its_claim_and_well_above_zer
         assert mechanism in names
 
 
+def test_pilots_and_votes_are_attacked_as_every_statistic_is(digits):
+    config = small("training.steps=0", "prior.normalise=auto", "privacy.epsilon=60")
+    result = run_audit(config, digits, canaries=100, seed=0)
+    assert result.faults == ()
+    assert result.epsilon_lower_bound < result.epsilon_claimed <= 60
+    names = " ".join(check.name for check in result.checks)
+    for mechanism in ("pilot (affine) poses", "pilot (none) moments", "votes for a kind of image"):
+        assert f"{mechanism}: noise as claimed" in names
+        assert f"{mechanism}: one unit moves the release no further" in names
+
+
 def test_canaries_of_several_runs_count_together(digits):
     result = run_audit(small("training.steps=0"), digits, canaries=100, runs=2, seed=0)
     assert result.canaries[0].count == 200
