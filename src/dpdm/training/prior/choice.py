@@ -95,7 +95,8 @@ def choose(
     assert choice is not None
     fitted = {
         kind: release_all(units, image_shape, classes, pilot, session, seed, f"pilot ({kind})")
-        for kind, pilot in choice.pilots.items()
+        # The widest rows first: what they leave takes the others in.
+        for kind, pilot in reversed(choice.pilots.items())
     }
     judges = [
         taught(fitted[one.normalise].sampler(one.augment, detail, one.texture), seed)
