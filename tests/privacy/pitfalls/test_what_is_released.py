@@ -555,20 +555,22 @@ def test_6_features_that_look_at_other_images_are_refused():
 
 @pytest.mark.parametrize("name", ["pooled scatter", "clusters", "class scatter", "cluster scatter"])
 def test_6_undone_a_contribution_that_subtracts_the_batchs_mean_is_seen(monkeypatch, name):
-    proper = releases._residuals
+    proper = releases.Releases._residuals
 
     def centred(*given):
         residuals = proper(*given)
         return residuals - residuals.mean(axis=0)
 
-    monkeypatch.setattr(releases, "_residuals", centred)
+    monkeypatch.setattr(releases.Releases, "_residuals", centred)
     assert attack_6_contributions(name) > 0.5
 
 
 @pytest.mark.parametrize("name", ["pooled scatter", "clusters", "class scatter", "cluster scatter"])
 def test_6_a_contribution_that_looks_at_other_images_is_refused(monkeypatch, name):
-    proper = releases._residuals
-    monkeypatch.setattr(releases, "_residuals", lambda *g: proper(*g) - proper(*g).mean(axis=0))
+    proper = releases.Releases._residuals
+    monkeypatch.setattr(
+        releases.Releases, "_residuals", lambda *g: proper(*g) - proper(*g).mean(axis=0)
+    )
     units = PrivateUnits(np.random.default_rng(0).standard_normal((5, 4)), np.arange(5) % 2)
     with pytest.raises(ValueError, match="depends on other images"):
         prior_release(name)(units, Watched(None, Constant(), []))  # type: ignore[arg-type]

@@ -42,6 +42,7 @@ class Releases:
         self._session = session
         self._design = design
         self._whose = whose
+        self._scale: Array | None = None
         self.classes = classes
         self.pixels = pixels
 
@@ -82,16 +83,16 @@ class Releases:
         return counts, inside, rest, total, mechanism.deviation
 
     def weigh_poses(self, weight: float) -> None:
-        """Scales the pose parameters of every row: what a pose counts beside a coefficient."""
+        """From here on a pose parameter counts so many times a coefficient of a row's vector."""
         first, last = self._design.dimension, self._design.dimension + self._design.pose
-
-        def weighed(rows: Array, _: Integers | None) -> Array:
-            scaled = rows.copy()
-            scaled[:, first:last] *= weight
-            return scaled
-
         if first < last:
-            self._units = self._units.prepare(weighed)
+            self._scale = np.ones(last, np.float32)
+            self._scale[first:] = weight
+
+    def _vectors(self, rows: Array, width: int) -> Array:
+        """The modelled part (n, ``width``) of rows, poses weighed."""
+        vectors: Array = rows[:, :width]
+        return vectors if self._scale is None else vectors * self._scale[:width]
 
     def texture(self, mean_energy: float) -> Array:
         """Per class, the sum of the energies of the bands that are not modelled: (Y, G)."""
@@ -109,7 +110,7 @@ class Releases:
         """Per class, the sum of (image - centre): (Y, D) and the noise of an entry."""
 
         def contribution(rows: Array, labels: Integers | None) -> tuple[Array, Integers]:
-            return rows[:, : len(centre)] - centre, _labels(rows, labels)
+            return self._vectors(rows, len(centre)) - centre, _labels(rows, labels)
 
         mechanism = NoisedSum(
             f"{self._whose} class means", self._design.noise_of("means"), max_norm, self.classes
@@ -123,7 +124,7 @@ class Releases:
         )
         noised = mechanism.release(
             self._units,
-            lambda rows, labels: _residuals(rows, _labels(rows, labels), means),
+            lambda rows, labels: self._residuals(rows, _labels(rows, labels), means),
             self._session,
         )
         return noised[0], mechanism.deviation / math.sqrt(2.0)
@@ -139,7 +140,7 @@ class Releases:
 
         def contribution(rows: Array, private: Integers | None) -> tuple[Array, Integers]:
             labels = _labels(rows, private)
-            projected = _residuals(rows, labels, means) @ directions
+            projected = self._residuals(rows, labels, means) @ directions
             nearest = _nearest(projected, labels, centres)
             projected = clip_rows(projected, max_norm)
             ones = np.full((len(projected), 1), max_norm / 2)
@@ -164,7 +165,7 @@ class Releases:
 
         def contribution(rows: Array, private: Integers | None) -> tuple[Array, Integers]:
             labels = _labels(rows, private)
-            vectors, _ = _about_centres(rows, labels, means, directions, offsets)
+            vectors, _ = self._about_centres(rows, labels, means, directions, offsets)
             return vectors @ frame, labels
 
         mechanism = NoisedScatter(
@@ -191,7 +192,7 @@ class Releases:
 
         def contribution(rows: Array, private: Integers | None) -> tuple[Array, Integers]:
             labels = _labels(rows, private)
-            vectors, nearest = _about_centres(rows, labels, means, directions, offsets)
+            vectors, nearest = self._about_centres(rows, labels, means, directions, offsets)
             turned = np.empty((len(rows), frames.shape[2]))
             for label, (frame, scale) in enumerate(zip(frames, scales, strict=True)):
                 members = labels == label
@@ -208,26 +209,24 @@ class Releases:
         by_cluster = noised.reshape(classes, clusters, *noised.shape[1:])
         return by_cluster, mechanism.deviation / math.sqrt(2.0)
 
+    def _residuals(self, rows: Array, labels: Integers, means: Array) -> Array:
+        """Every image's modelled coefficients minus its class's mean, (N, D)."""
+        residuals: Array = self._vectors(rows, means.shape[1]) - means[labels]
+        return residuals
+
+    def _about_centres(
+        self, rows: Array, labels: Integers, means: Array, directions: Array, offsets: Array
+    ) -> tuple[Array, Integers]:
+        """Every image's vector minus the nearest of its class's centres, and which that is."""
+        vectors = self._residuals(rows, labels, means)
+        if offsets.shape[1] == 1:
+            return vectors, np.zeros(len(rows), np.int64)
+        nearest = _nearest(vectors @ directions, labels, offsets)
+        return vectors - offsets[labels, nearest] @ directions.T, nearest
+
 
 def _labels(rows: Array, labels: Integers | None) -> Integers:
     return np.zeros(len(rows), np.int64) if labels is None else labels
-
-
-def _residuals(rows: Array, labels: Integers, means: Array) -> Array:
-    """Every image's modelled coefficients minus its class's mean, (N, D)."""
-    residuals: Array = rows[:, : means.shape[1]] - means[labels]
-    return residuals
-
-
-def _about_centres(
-    rows: Array, labels: Integers, means: Array, directions: Array, offsets: Array
-) -> tuple[Array, Integers]:
-    """Every image's coefficients minus the nearest of its class's centres, and which that is."""
-    vectors = _residuals(rows, labels, means)
-    if offsets.shape[1] == 1:
-        return vectors, np.zeros(len(rows), np.int64)
-    nearest = _nearest(vectors @ directions, labels, offsets)
-    return vectors - offsets[labels, nearest] @ directions.T, nearest
 
 
 def _nearest(projected: Array, labels: Integers, centres: Array) -> Integers:
