@@ -33,6 +33,7 @@ from recipes import SETS, open_set, part
 from dpdm import evaluate, load_config, pipeline
 from dpdm.data import Dataset
 from dpdm.evaluation import sample_grid
+from dpdm.training.prior.design import Candidate
 from dpdm.training.run import Run, train
 
 RESULTS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"
@@ -132,9 +133,7 @@ def _chosen(found: dict[str, Any] | None) -> str:
     """What the images voted for, in words."""
     if found is None:
         return ""
-    said = [f"normalise={found['normalise']}"]
-    said += [f"augment={found['augment']:g}"] if found["augment"] else []
-    return " ".join([*said, "texture"] if found["texture"] else said)
+    return Candidate(found["normalise"], found["augment"], found["texture"]).in_words()
 
 
 def document(lines: Sequence[Line], page: Path) -> None:

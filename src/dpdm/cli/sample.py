@@ -130,12 +130,8 @@ def parse_labels(text: str, classes: Sequence[str] = ()) -> str | list[int]:
     """
     if text in ("uniform", "histogram"):
         return text
-    numbers = {name: number for number, name in enumerate(classes)}
     try:
-        return [
-            numbers[part] if part in numbers and not _is_number(part) else int(part)
-            for part in text.split(",")
-        ]
+        return [_class_number(part, classes) for part in text.split(",")]
     except ValueError:
         named = f", or names: {', '.join(first_few(classes, 10))}" if classes else ""
         raise RequestError(
@@ -143,9 +139,9 @@ def parse_labels(text: str, classes: Sequence[str] = ()) -> str | list[int]:
         ) from None
 
 
-def _is_number(text: str) -> bool:
+def _class_number(part: str, classes: Sequence[str]) -> int:
+    """What is a number is one, else the place of the name; ValueError where it is neither."""
     try:
-        int(text)
+        return int(part)
     except ValueError:
-        return False
-    return True
+        return list(classes).index(part)

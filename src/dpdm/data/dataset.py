@@ -104,8 +104,14 @@ class Dataset:
                     "group column (metadata.csv, parquet) or a groups array (npz)"
                 )
             if not self.public_size_declared:
-                size = int(self.private_groups.max()) + 1
+                size = self.private_units(unit)
         return PublicFacts(self.name, self.shape, self.classes, size, self.public_size_declared)
+
+    def private_units(self, unit: str) -> int:
+        """How many units there are: groups where these are the unit and are known, else images."""
+        if unit == "group" and self.private_groups is not None:
+            return int(self.private_groups.max()) + 1
+        return self.private_count
 
     def public_images(self) -> Images:
         """The images (N, H, W, C) of a data set that its owner calls public, to pretrain on."""

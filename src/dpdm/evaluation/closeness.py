@@ -145,16 +145,17 @@ def _in_space(
 
     to_train = near(samples, real, "nearest training images")
     to_held_out = near(samples, held_out, "nearest held-out images")
+    sample_to_train, sample_to_held_out = distance(to_train), distance(to_held_out)
     classes = None
     if labels is not None:
         rest = labels.test[space.held_out]
-        closer = distance(to_train) <= distance(to_held_out)
+        closer = sample_to_train <= sample_to_held_out
         nearest = labels.train[to_train.indices[:, 0]], rest[to_held_out.indices[:, 0]]
         classes = Classes(labels.train, rest, np.where(closer, *nearest), labels.samples)
     found = memorisation(
         Distances(
-            sample_to_train=distance(to_train),
-            sample_to_held_out=distance(to_held_out),
+            sample_to_train=sample_to_train,
+            sample_to_held_out=sample_to_held_out,
             held_out_to_train=distance(near(held_out, real, "hold-out to training images")),
             held_out_to_rest=distance(near(held_out, held_out, "hold-out to its rest")),
             train_to_sample=distance(near(real, samples, "training images to samples")),

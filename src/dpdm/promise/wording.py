@@ -294,15 +294,15 @@ def factor_at_most(epsilon: float) -> str:
         return f"{math.ceil(value):,}" if value >= 100 else f"{math.ceil(100 * value) / 100:.2f}"
     exponent = math.floor(power)
     tenths = math.ceil(10 ** (1 + power - exponent))
-    mantissa = f"{tenths / 10:g}" if tenths < 100 else "1"
-    return f"{mantissa} × {_power_of_ten(exponent + (tenths >= 100))}"
+    return _power_of_ten(tenths / 10, exponent) if tenths < 100 else _power_of_ten(1, exponent + 1)
 
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def _power_of_ten(exponent: int) -> str:
-    return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
+def _power_of_ten(mantissa: float, exponent: int) -> str:
+    power = f"10{str(exponent).translate(_SUPERSCRIPTS)}"
+    return power if mantissa == 1 else f"{mantissa:g} × {power}"
 
 
 def scientific(value: Any) -> str:
@@ -310,9 +310,7 @@ def scientific(value: Any) -> str:
     if value is None or not math.isfinite(value) or value <= 0:
         return "none" if value is None else f"{value:g}"
     mantissa, exponent = f"{_figures(value, 4, ROUND_CEILING):e}".split("e")
-    mantissa = mantissa.rstrip("0").rstrip(".")
-    power = _power_of_ten(int(exponent))
-    return power if mantissa == "1" else f"{mantissa} × {power}"
+    return _power_of_ten(float(mantissa), int(exponent))
 
 
 def _sentence(text: str) -> str:

@@ -186,6 +186,8 @@ def train(
     for remark in _remarks(dataset, config, facts):
         tell(TrainingEvent("plan", remark))
     with _session(folder, config, facts, plan) as session, InterruptFlag() as interrupt:
+        if (warned := _of_other_data(session.ledger, config, facts)) is not None:
+            tell(TrainingEvent("plan", warned))
         Trainer(facts, units, config, plan, folder, session, interrupt, tell, place).run()
     return run
 
@@ -209,9 +211,7 @@ def _remarks(dataset: Dataset, config: Config, facts: PublicFacts) -> Iterator[s
             "privacy.unit=group protects all of a person's"
         )
     if facts.public_size_declared:
-        there = dataset.private_count
-        if dataset.private_groups is not None and config.privacy.unit == "group":
-            there = int(dataset.private_groups.max()) + 1
+        there = dataset.private_units(config.privacy.unit)
         declared = facts.public_size
         if not there / _FAR_OFF <= declared <= there * _FAR_OFF:
             yield (
@@ -219,12 +219,19 @@ def _remarks(dataset: Dataset, config: Config, facts: PublicFacts) -> Iterator[s
                 f"{config.privacy.unit}s: statistics and batches are planned for the declared "
                 "number (private: what is released does not say how many there are)"
             )
-    path = shared_ledger(config)
-    if path is not None and (opened := read_ledger(path).header["dataset"]) != facts.name:
-        yield (
-            f"warning: {path} was opened for {opened!r}, and these data are called "
-            f"{facts.name!r}: runs on other people's data need a ledger of their own"
-        )
+
+
+def _of_other_data(ledger: Ledger | None, config: Config, facts: PublicFacts) -> str | None:
+    """What a person should know where a shared ledger was opened for data of another name."""
+    if ledger is None or config.privacy.ledger is None:
+        return None
+    opened = ledger.header["dataset"]
+    if opened == facts.name:
+        return None
+    return (
+        f"warning: {shared_ledger(config)} was opened for {opened!r}, and these data are called "
+        f"{facts.name!r}: runs on other people's data need a ledger of their own"
+    )
 
 
 def _renew_sampling(run: Run) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -60,18 +60,16 @@ class Chosen:
         """The settings that were chosen, and by how many votes."""
         mine = self.votes[CANDIDATES.index(self.candidate)]
         return (
-            f"{_in_words(self.candidate)}, with {mine:,.0f} votes, where images as they are have "
+            f"{self.candidate.in_words()}, with {mine:,.0f} votes, where images as they are have "
             f"{self.votes[0]:,.0f} (noise {self.deviation:,.0f})"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: covered by the guarantee."""
         return {
-            "normalise": self.candidate.normalise,
-            "augment": self.candidate.augment,
-            "texture": self.candidate.texture,
+            **asdict(self.candidate),
             "votes": {
-                _in_words(candidate): round(votes, 1)
+                candidate.in_words(): round(votes, 1)
                 for candidate, votes in zip(CANDIDATES, self.votes, strict=True)
             },
             "noise": self.deviation,
@@ -158,9 +156,3 @@ def _averaged(x: Tensor) -> Array:
     size = min(side, x.shape[2]), min(side, x.shape[3])
     found: Array = functional.adaptive_avg_pool2d(x, size).flatten(1).numpy()
     return found
-
-
-def _in_words(candidate: Candidate) -> str:
-    said = [f"normalise={candidate.normalise}"]
-    said += [f"augment={candidate.augment:g}"] if candidate.augment else []
-    return " ".join([*said, "texture=true"] if candidate.texture else said)

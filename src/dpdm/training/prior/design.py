@@ -58,6 +58,12 @@ class Candidate:
     augment: float
     texture: bool
 
+    def in_words(self) -> str:
+        """The settings that say more than nothing, without their section."""
+        said = [f"normalise={self.normalise}"]
+        said += [f"augment={self.augment:g}"] if self.augment else []
+        return " ".join([*said, "texture=true"] if self.texture else said)
+
 
 CANDIDATES = (
     Candidate("none", 0.0, False),
