@@ -78,7 +78,7 @@ def of_recipe(name: str, data: Path | None, folder: Path, epsilon: float, repeat
     config = load_config(f"{name}-cpu-eps{epsilon:g}")
     private = measure_baseline(
         Baseline(epsilon, config.privacy.delta, folder),
-        *recipes.open_set(name, data),
+        *recipes.open_set(name, data, recipes.GREY[name]),
         Protocol(CLASSIFIER_NAMES, seeds=1, seed=repeat),
         lambda what, done, total: print(f"{what}: {done} of {total}", end="\r", flush=True),
     )
@@ -114,7 +114,7 @@ def synthetic(name: str, line: Line) -> dict[str, float]:
 
 def published(name: str, epsilon: float, classifier: str) -> str:
     """The paper's figure for DP-SGD on the real images, where it has one."""
-    rows = published_figures(recipes.SETS.get(name, name), epsilon)
+    rows = published_figures(recipes.GREY.get(name, name), epsilon)
     found = [row.accuracy[classifier] for row in rows if row.table == "Table 2"]
     return f"{100 * found[0]:.1f}" if found else ""
 

@@ -28,7 +28,7 @@ from common import (
     write_between,
 )
 from pictures import side_by_side
-from recipes import SETS, open_set, part
+from recipes import GREY, open_set, part
 
 from dpdm import evaluate, load_config, pipeline
 from dpdm.data import Dataset
@@ -93,7 +93,7 @@ def section(lines: Sequence[Line]) -> str:
     newest = {(line["set"], line["preset"]): line for line in lines}
     rows = [
         [
-            SETS[name],
+            GREY[name],
             f"`{preset.removesuffix(NOTHING)}`{NOTHING if NOTHING in preset else ''}",
             _chosen(line.get("chosen")),
             *(f"{100 * line['accuracy'][kind]:.1f}" for kind in ("lr", "mlp", "cnn")),
@@ -101,7 +101,7 @@ def section(lines: Sequence[Line]) -> str:
             f"{line['train_seconds']:,.0f}",
             f"{line['sample_seconds']:,.0f}",
         ]
-        for name in SETS
+        for name in GREY
         for preset in ROWS
         if (line := newest.get((name, preset)))
     ]
@@ -117,7 +117,7 @@ def section(lines: Sequence[Line]) -> str:
         "train, s",
         "sample, s",
     )
-    pictures = [f"![{SETS[name]}: own-prior, own](results/grey-{name}.png)" for name in SETS]
+    pictures = [f"![{GREY[name]}: own-prior, own](results/grey-{name}.png)" for name in GREY]
     return "\n\n".join(
         [
             table(heads, rows),
@@ -165,11 +165,11 @@ def main() -> None:
     options = made_parser().parse_args()
     path = RESULTS / "grey.jsonl"
     done = {(line["set"], line["preset"]) for line in lines_so_far(path)}
-    for name in () if options.document else SETS:
+    for name in () if options.document else GREY:
         missing = [row for row in ROWS if (name, row) not in done]
         if not missing:
             continue
-        data = open_set(name, options.data)[0]
+        data = open_set(name, options.data, GREY[name])[0]
         order = np.random.default_rng(0).permutation(data.private_count)
         real, held = part(data, order[:IMAGES]), part(data, order[-IMAGES:])
         shown = [row for row in ROWS if NOTHING not in row]

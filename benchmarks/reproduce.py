@@ -39,7 +39,7 @@ from common import (
     table,
     write_between,
 )
-from recipes import EPSILONS, SETS, open_set, published
+from recipes import EPSILONS, GREY, open_set, published
 
 from dpdm import Config, Run, load_config, pipeline
 from dpdm.data import Dataset, write_samples
@@ -50,7 +50,7 @@ from dpdm.training.run import train
 
 LINES, PAGE = ROOT / "docs" / "results" / "paper.jsonl", ROOT / "docs" / "reproducing.md"
 MARKS = "<!-- written by benchmarks/reproduce.py -->", "<!-- end of benchmarks/reproduce.py -->"
-ROWS = [f"{name}-eps{epsilon}" for name in SETS for epsilon in EPSILONS]
+ROWS = [f"{name}-eps{epsilon}" for name in GREY for epsilon in EPSILONS]
 SAMPLERS = ("accuracy", "fid")
 STOPPED = 75
 CARDS = {
@@ -172,6 +172,7 @@ def section(lines: Sequence[Line], measured_speeds: Mapping[str, Speed]) -> str:
         config = load_config(row)
         for sampler in SAMPLERS:
             paper = published(name, epsilon, sampler)
+            assert paper is not None
             about = [row, sampler, f"{paper.fid:g}; {_percent(paper.accuracy)}"]
             own = [line for line in lines if (line["row"], line["sampler"]) == (row, sampler)]
             rows += [[*about, *_cells(line)] for line in own]

