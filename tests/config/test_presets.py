@@ -71,7 +71,7 @@ rows = pytest.mark.parametrize("name", ROWS)
 
 
 OWN = [f"{name}-cpu-eps{e}" for name in ("mnist", "fashion") for e in ("0.2", "1", "10")]
-OWN.append("cifar10-cpu-eps10")
+OWN += ["cifar10-cpu-eps1", "cifar10-cpu-eps10"]
 FOR_A_GPU = [f"{name}-gpu-eps{e}" for name in ("mnist", "fashion") for e in ("1", "10")]
 OWN += FOR_A_GPU
 FOR_ANY_DATA = ("digits", "own", "own-prior")

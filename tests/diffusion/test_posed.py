@@ -123,6 +123,20 @@ def test_amounts_of_detail_up_to_the_root_of_three_keep_the_covariance() -> None
     torch.testing.assert_close(shares[1.0], ones, atol=0.07, rtol=0)
 
 
+def test_beyond_the_kept_directions_each_coefficient_has_a_variance_of_its_own() -> None:
+    kept = fields(classes=1, dimension=64, poses=0) | {"augment": torch.tensor(0.0)}
+    kept |= {"detail": torch.ones(2), "means": torch.zeros(1, 3, 64)}
+    kept |= {"variances": torch.full((1, 5), 0.03), "roots": torch.zeros(1, 3, 0, 0)}
+    kept |= {"basis": torch.linalg.qr(torch.randn(64, 5))[0][None]}
+    kept |= {"floor": torch.linspace(0.001, 0.02, 64)[None]}
+    sampler = PosedSampler(SHAPE, kept)
+    drawn = sampler.sample(torch.zeros(20_000, dtype=torch.int64), torch.Generator().manual_seed(0))
+    basis = kept["basis"][0]
+    expected = 0.03 * basis @ basis.T + torch.diag(kept["floor"][0])
+    found = sampler.frame.to_coefficients(drawn).T.cov()
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0.06)
+
+
 def test_texture_lies_on_the_shape() -> None:
     kept = fields(classes=1, dimension=1, poses=1) | {"augment": torch.tensor(0.0)}
     kept |= {"means": torch.zeros(1, 3, 2), "variances": torch.zeros(1, 1), "floor": torch.zeros(1)}
@@ -155,6 +169,7 @@ def test_a_mixture_keeps_its_sampler_and_draws_from_it() -> None:
         ("poses", torch.zeros(2, 5), "5 pose parameters|poses"),
         ("pose_scale", torch.full((6,), float("nan")), "pose_scale that are not finite"),
         ("augment", torch.tensor(-1.0), "augment below zero"),
+        ("floor", torch.ones(2, 20), "floor of shape"),
         ("detail", torch.ones(3), "detail of shape"),
         ("detail", torch.tensor([0.0, -1.0]), "detail below zero"),
         ("rest", torch.zeros(44), "rest of shape"),

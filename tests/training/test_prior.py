@@ -18,6 +18,7 @@ from dpdm.diffusion.pose import POSE_SIZES, measure_pose
 from dpdm.privacy import Ledger, PrivateUnits, Session, epsilon
 from dpdm.promise import gaussian_noise_multiplier_for
 from dpdm.training.prior import design_prior, fit_prior
+from dpdm.training.prior import fit as fit_module
 from dpdm.training.prior.covariance import clean_covariance
 from dpdm.training.prior.features import PosedFeatures
 from dpdm.training.prior.releases import POSE_NORM, Releases
@@ -566,6 +567,19 @@ def test_only_with_texture_do_samples_differ_in_their_detail(texture, detail, am
     chosen = posed("brightness", 0.0, dimension=30, texture=texture)
     mixture = fit(images, labels, 4, chosen, Session(None, SeededNoise(0)), 0, detail=detail)
     assert mixture.sampler.detail.tolist() == pytest.approx(amounts)
+
+
+def test_what_is_beyond_the_kept_directions_stays_with_its_coefficients(monkeypatch):
+    monkeypatch.setattr(fit_module, "LARGEST_RANK", 5)
+    images, labels = ovals(900, 2)
+    chosen = posed("none", 0.0, classes=2, size=900, dimension=30, texture=True)
+    chosen = replace(chosen, cluster_directions=0)
+    units, session = PrivateUnits(images, labels), Session(None, SeededNoise(0))
+    fitted = fit_module.release_all(units, (1, 12, 10), 2, chosen, session, 0)
+    found, sampler = fitted.statistics, fitted.sampler(0.0, "kept", True)
+    whole = np.einsum("yer,yr->ye", found.directions**2, found.variances)
+    kept = (sampler.basis**2 * sampler.variances[:, None]).sum(2) + sampler.floor
+    torch.testing.assert_close(kept.double(), torch.from_numpy(whole), rtol=1e-4, atol=1e-6)
 
 
 def test_the_plain_mixture_has_the_mean_and_spread_of_the_samplers_draws():

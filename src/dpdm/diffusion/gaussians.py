@@ -16,7 +16,8 @@ class Gaussians(Protocol):
     """The fields of a mixture of Y classes, K components and R kept directions of E numbers.
 
     class_weights (Y,), weights (Y, K), means (Y, K, E), basis (Y, E, R), variances (Y, R), floor
-    (Y,): class y is sum_k weights_yk N(means_yk, B diag(variances) B^T + floor (I - B B^T)).
+    (Y,): class y is sum_k weights_yk N(means_yk, B diag(variances) B^T + floor (I - B B^T)); or
+    floor (Y, E), a variance for each number: B diag(variances) B^T + diag(floor).
     """
 
     class_weights: Tensor
@@ -63,7 +64,9 @@ def draw_vectors(
         basis = gaussians.basis[y]
         chosen = _pick(gaussians.weights[y], choices[1, rows])
         outside = noise[rows, :size]
-        noise[rows, :size] = gaussians.floor[y].sqrt() * (outside - outside @ basis @ basis.T)
+        if gaussians.floor.ndim == 1:
+            outside = outside - outside @ basis @ basis.T
+        noise[rows, :size] = gaussians.floor[y].sqrt() * outside
         within = gaussians.variances[y].sqrt() * inside[rows]
         if roots is not None and (own := roots.shape[3]):
             for component in range(roots.shape[1]):

@@ -55,7 +55,7 @@ def _shape_problem(size: int, fields: Mapping[str, Tensor]) -> str | None:
         "means": (classes, components, whole),
         "basis": (classes, whole, rank),
         "variances": (classes, rank),
-        "floor": (classes,),
+        "floor": (classes, whole) if posed and fields["floor"].ndim == 2 else (classes,),
         "rest": (classes, rest) if posed else (rest,),
         "poses": (classes, poses),
         "pose_scale": (poses,),
@@ -117,7 +117,8 @@ def checked(image_shape: tuple[int, int, int], fields: Mapping[str, Tensor]) -> 
     """The fields as they are, if they are those of a prior. Raises DpdmError.
 
     A sampler of before there were ``roots`` has none; one whose ``detail`` is a single number d has
-    amounts of it between 1 - d and 1.
+    amounts of it between 1 - d and 1; one of before coefficients had a ``floor`` of their own has
+    one for each class.
     """
     weights, detail = fields.get("weights"), fields.get("detail")
     if "poses" in fields and "roots" not in fields and weights is not None and weights.ndim == 2:

@@ -30,10 +30,10 @@ class PosedSampler(nn.Module):
 
     Fields, with Y classes, K components, R directions, E = D + Q numbers, P values of an image:
     class_weights (Y,), weights (Y, K), means (Y, K, E), basis (Y, E, R), variances (Y, R), floor
-    (Y,), rest (Y, P - D), poses (Y, Q), pose_scale (Q,) pose per unit of a vector's entry, augment
-    () the strength of augmentation, detail (2,): images of a class differ in their amount of fine
-    detail, which is multiplied by a number uniform between the two; roots (Y, K, S, S), A of a
-    component's own covariance A A^T in the first S directions of its class.
+    (Y, E), rest (Y, P - D), poses (Y, Q), pose_scale (Q,) pose per unit of a vector's entry,
+    augment () the strength of augmentation, detail (2,): images of a class differ in their amount
+    of fine detail, which is multiplied by a number uniform between the two; roots (Y, K, S, S), A
+    of a component's own covariance A A^T in the first S directions of its class.
     """
 
     class_weights: Tensor

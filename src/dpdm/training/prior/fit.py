@@ -90,6 +90,7 @@ class Fitted:
             self.frame.image_shape,
             {
                 **_fields(self.statistics),
+                "floor": _remainder(self.statistics),
                 "rest": _rest(self.statistics, self.frame, texture),
                 "poses": _tensor(self.poses),
                 "pose_scale": _tensor(self.spread / self.statistics.pose_weight),
@@ -209,6 +210,13 @@ def _fields(statistics: Statistics) -> dict[str, torch.Tensor]:
         "variances": _tensor(statistics.variances[:, :rank]),
         "floor": _tensor(floors),
     }
+
+
+def _remainder(statistics: Statistics) -> torch.Tensor:
+    """Variances (Y, E) of a class's coefficients beyond the directions that are kept of it."""
+    directions = statistics.directions[:, :, LARGEST_RANK:]
+    others = statistics.variances[:, None, LARGEST_RANK:]
+    return _tensor((directions**2 * others).sum(axis=2))
 
 
 def _tensor(array: Array) -> torch.Tensor:
