@@ -365,9 +365,10 @@ def section(lines: Sequence[Line]) -> str:
     parts = []
     for name, measured in SETS.items():
         if any(line["set"] == name for line in lines):
-            rows = "\n".join(table(lines, name))
-            picture = f"![{measured.title}, epsilon 10](results/recipes-{name}.png)"
-            parts.append(f"**{measured.title}**\n\n{rows}\n\n{picture}")
+            part = [f"**{measured.title}**", "\n".join(table(lines, name))]
+            if lines_of(lines, name, "10", PRESET):
+                part.append(f"![{measured.title}, epsilon 10](results/recipes-{name}.png)")
+            parts += part
     return "\n\n".join(parts)
 
 

@@ -13,6 +13,7 @@ import dpdm
 from dpdm.errors import RequestError
 from dpdm.privacy import Ledger, PrivateUnits, Session, epsilon
 from dpdm.privacy.accounting import Event
+from dpdm.release.files import read_description
 from dpdm.training import trainer
 from dpdm.training.forecast import forecast
 from dpdm.training.interrupt import Interrupted
@@ -188,6 +189,7 @@ def test_a_run_chooses_once_and_its_release_is_that_of_what_was_chosen(digits, s
     kept = run.folder.read_state()["prior_chosen"]
     assert any(line.startswith("prior.normalise=auto: normalise=") for line in said)
     assert kept["normalise"] in {candidate.normalise for candidate in CANDIDATES}
+    assert read_description(run.release)["prior_chosen"] == kept
     statement = run.statement()
     assert statement["epsilon"] <= 1000
     names = [use["name"] for use in statement["mechanisms"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -362,6 +362,7 @@ def write_release_model(
     mixture: Mixture | None,
     histogram: Tensor | None = None,
     labeller: Tensor | None = None,
+    prior_chosen: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes ``model.safetensors`` and, last, ``model.yaml``: a folder with the latter is whole.
 
@@ -374,6 +375,7 @@ def write_release_model(
         mixture: the prior, or None.
         histogram: (Y,) noised shares of the classes, or None.
         labeller: the labeller's weight, or None.
+        prior_chosen: the kind of image that noised votes chose, with the votes, or None.
     """
     tensors = {f"network.{name}": value for name, value in (network or {}).items()}
     if mixture is not None:
@@ -389,6 +391,7 @@ def write_release_model(
         "software": f"dpdm {__version__}",
         "image": {"height": height, "width": width, "channels": channels},
         "classes": list(classes),
+        **({"prior_chosen": dict(prior_chosen)} if prior_chosen else {}),
         "config": public_settings(config),
     }
     write_description(folder / "model.yaml", description)

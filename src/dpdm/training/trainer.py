@@ -366,6 +366,7 @@ class Trainer:
         labeller: Tensor | None,
     ) -> None:
         source = None if self.pretrained is None else self.pretrained.source
+        state = self.folder.read_state()
         # Killed from here on, a resumed run makes its release again, and whole.
         self.folder.update_state(trained=False)
         write_statement(self.folder, self.config, self.facts, self.session, source)
@@ -378,10 +379,10 @@ class Trainer:
             mixture,
             histogram,
             labeller,
+            state.get("prior_chosen"),
         )
         # Samples and report of an earlier release of this run are not this release's.
         self.folder.drop_drawn()
-        state = self.folder.read_state()
         self.folder.update_state(
             trained=True,
             seal=seal_release(self.folder.release),
