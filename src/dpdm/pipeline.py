@@ -24,6 +24,7 @@ from dpdm.diffusion.trajectory import Trajectory
 from dpdm.errors import DpdmError, RequestError
 from dpdm.evaluation import ProgressCallback, ReportContent, Stage, added, evaluate, render_report
 from dpdm.evaluation.closeness import unfit_hold_out
+from dpdm.hashing import content_hash
 from dpdm.memory import check_room
 from dpdm.networks import load_into, load_weights
 from dpdm.release.build import build_denoiser, build_prior_denoiser
@@ -31,7 +32,7 @@ from dpdm.release.files import read_json, write_text
 from dpdm.release.model import Images, Labels, Model
 from dpdm.release.seal import seal_release
 from dpdm.release.trajectory import draw_trajectory
-from dpdm.training.run import Run
+from dpdm.training.run import Run, content_of
 
 _TRAJECTORIES = 6
 _COMPARED = 10_000
@@ -194,8 +195,23 @@ def evaluate_run(
     if measured:
         result["stages"] = measured
     keep_evaluation(run, result)
-    run.folder.update_state(evaluation_seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    run.folder.update_state(evaluation_seconds=seconds, evaluated=_question(run, test))
     return result
+
+
+def is_evaluated(run: Run, test: Dataset) -> bool:
+    """Whether the release's samples were measured on these test images, with the run's settings.
+
+    Of a run that was evaluated before that was kept, it is taken to be so.
+    """
+    asked = run.folder.read_state().get("evaluated")
+    return "accuracy" in (read_evaluation(run) or {}) and asked in (None, _question(run, test))
+
+
+def _question(run: Run, test: Dataset) -> str:
+    """A hash of what an evaluation depends on beside the samples: private, as the images are."""
+    return content_hash(run.config.evaluation.model_dump_json(), content_of(test))
 
 
 def _closeness(samples: tuple[Images, Labels], train: Dataset, test: Dataset) -> dict[str, Any]:

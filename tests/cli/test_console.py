@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -23,6 +24,25 @@ def test_names_in_brackets_and_colons_are_printed_as_they_are(capsys):
     for name in ("[all]", "[other]", "cat[/b]", "a:x:b", "[red]x[/red]"):
         assert name in printed.out
     assert "class a:x:b of [bold]" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (RuntimeError("a fault of ours"), False),
+    ],
+)
+def test_too_little_memory_is_one_line_whoever_finds_it(error, known, capsys, monkeypatch):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("dpdm.cli.app", fails)
+    with pytest.raises(SystemExit if known else RuntimeError):
+        main(["data", "list"])
+    assert ("out of memory; use smaller batches" in capsys.readouterr().err) == known
 
 
 def test_a_file_name_of_no_encoding_is_printed_all_the_same(tmp_path):

@@ -73,6 +73,23 @@ def test_pld_of_a_gaussian_is_the_analytic_epsilon_from_above(sigma, delta):
     assert exact - 1e-9 <= found <= exact * 1.001
 
 
+@pytest.mark.parametrize(
+    ("steps", "mu", "delta"),
+    [(10_000, 1.0, 1e-10), (10_000, 1.0, 1e-13), (23_843, 2.0, 1e-12), (100_000, 0.7, 1e-12)],
+)
+def test_rounding_of_many_steps_at_a_small_delta_does_not_lower_epsilon(steps, mu, delta):
+    """Sampled at a rate of next to 1, these are one Gaussian on all units."""
+    exact = gaussian_epsilon(1 / mu, delta)
+    found = epsilon([(Event(math.sqrt(steps) / mu, 1 - 1e-9), steps)], delta)
+    assert found >= exact
+
+
+def test_rounding_is_nothing_at_usual_deltas():
+    exact = gaussian_epsilon(1.0, DELTA)
+    found = epsilon([(Event(math.sqrt(10_000), 1 - 1e-9), 10_000)], DELTA)
+    assert exact <= found <= exact * 1.001
+
+
 def test_gaussians_compose_like_one_gaussian():
     exact = gaussian_epsilon(1 / math.sqrt(16 / 8**2 + 5 / 3**2), DELTA)
     found = epsilon([(gaussian(8), 10), (gaussian(3), 5), (gaussian(8), 6)], DELTA)

@@ -24,10 +24,12 @@ from dpdm.networks import load_weights
 from dpdm.privacy import epsilon, read_ledger
 from dpdm.promise.planning import poisson_sampled_gaussian
 from dpdm.release.seal import check_release
+from dpdm.training import run as run_module
 from dpdm.training import trainer
-from dpdm.training.folder import RunFolder
+from dpdm.training.folder import RunFolder, RunLock
 from dpdm.training.interrupt import Interrupted
 from dpdm.training.plan import make_plan
+from dpdm.training.prior import fit_prior
 from dpdm.training.run import train
 
 FORK = multiprocessing.get_context("fork")
@@ -498,6 +500,99 @@ def test_a_release_that_was_killed_half_way_is_made_again_and_sealed(
     assert not (again.release / "samples.npz").exists()
     straight = train(digits, small(), tmp_path / "straight")
     assert again.statement()["mechanisms"] == straight.statement()["mechanisms"]
+
+
+@pytest.mark.parametrize("private", ["true", "false"])
+@pytest.mark.parametrize("how", ["resume", "force"])
+def test_a_folder_in_which_another_process_trains_is_left_alone(
+    digits, small, tmp_path, how, private
+):
+    config = small(f"privacy.enabled={private}")
+    with pytest.raises(Interrupted):
+        train(digits, config, tmp_path / "run", callback=interrupt_at(2))
+    with RunLock(tmp_path / "run"), pytest.raises(RequestError, match="another process trains"):
+        train(digits, config, tmp_path / "run", **{how: True})
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert train(digits, config, tmp_path / "run", **{how: True}).folder.finished
+
+
+def test_a_folder_stays_locked_while_a_run_goes_on_in_it(digits, small, tmp_path):
+    refused = []
+
+    def another(event) -> None:
+        if event.record is not None and event.record.step == 2:
+            with pytest.raises(RequestError, match="another process trains") as error:
+                train(digits, small(), tmp_path / "run", force=True)
+            refused.append(error)
+
+    train(digits, small(), tmp_path / "run", callback=another)
+    train(digits, small(), tmp_path / "run", force=True, callback=another)
+    assert len(refused) == 2
+
+
+def test_resume_and_force_together_are_refused(digits, small, tmp_path):
+    with pytest.raises(RequestError, match="give one of the two"):
+        train(digits, small(), tmp_path / "run", resume=True, force=True)
+
+
+@pytest.mark.parametrize("steps", [0, 6])
+def test_ctrl_c_while_statistics_are_released_stops_the_run(
+    digits, small, tmp_path, monkeypatch, capfd, steps
+):
+    config = small(f"training.steps={steps}")
+
+    def fit(*about):
+        os.kill(os.getpid(), signal.SIGINT)
+        return fit_prior(*about)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "fit_prior", fit)
+        with pytest.raises(Interrupted, match="finished" if steps == 0 else "step 1 of 6"):
+            train(digits, config, tmp_path / "run")
+    assert "stopping once what is being done is saved" in capfd.readouterr().err
+    assert train(digits, config, tmp_path / "run", resume=True).statement()["epsilon"] <= 10.0
+
+
+def test_a_renewal_that_was_killed_before_the_seal_is_done_again(
+    digits, small, tmp_path, monkeypatch
+):
+    train(digits, small(), tmp_path / "run")
+    other = small("sampling.steps=4")
+
+    def killed(*_, **__):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "seal_release", killed)
+        with pytest.raises(OSError, match="no space"):
+            train(digits, other, tmp_path / "run", resume=True)
+    run = train(digits, other, tmp_path / "run", resume=True)
+    assert check_release(run.release).intact
+    pipeline.sample_release(run)
+
+
+def test_settings_that_were_edited_do_not_make_a_seeded_run_private(digits, small, tmp_path):
+    seeded = small("privacy.noise_seed=1")
+    with pytest.raises(Interrupted):
+        train(digits, seeded, tmp_path / "run", callback=interrupt_at(2))
+    path = tmp_path / "run" / "private" / "config.yaml"
+    path.write_text(path.read_text().replace("noise_seed: 1", "noise_seed: null"))
+    with pytest.raises(RequestError, match=r"privacy\.noise_seed says otherwise now"):
+        train(digits, small(), tmp_path / "run", resume=True)
+
+
+def test_other_test_images_or_settings_are_another_evaluation(digits, small, tmp_path):
+    test = dpdm.open_dataset("digits@test")
+    settings = ("evaluation.stages=false", "evaluation.memorisation=false")
+    run = train(digits, small(*settings), tmp_path / "run")
+    pipeline.sample_release(run)
+    assert not pipeline.is_evaluated(run, test)
+    pipeline.evaluate_run(run, digits, test)
+    assert pipeline.is_evaluated(run, test)
+    others = replace(test, private_labels=(test.private_labels + 1) % 10)
+    assert not pipeline.is_evaluated(run, others)
+    more = train(digits, small(*settings, "evaluation.seeds=2"), tmp_path / "run", resume=True)
+    assert not pipeline.is_evaluated(more, test)
 
 
 def test_a_run_whose_ledger_is_lost_does_not_go_on(digits, small, tmp_path):

@@ -87,9 +87,17 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", 1)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
         _fail("out of memory; use smaller batches: training.microbatch, sampling.batch_size", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Python's, a card's, or torch's on the CPU, which is a RuntimeError known by its words."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or "can't allocate memory" in str(error)
 
 
 def _one_setting_each(arguments: list[str]) -> list[str]:

@@ -75,7 +75,7 @@ def run_command(
                 note("not evaluated: evaluation.classifiers=false")
             elif test_set is None:
                 note("not evaluated: no labelled test images; give --test SPEC to measure accuracy")
-            elif "accuracy" not in (pipeline.read_evaluation(run) or {}):
+            elif not pipeline.is_evaluated(run, test_set):
                 pipeline.evaluate_run(run, dataset, test_set, shown.update, device)
             release, private = pipeline.write_reports(run)
         except KeyboardInterrupt:

@@ -29,6 +29,7 @@ from dpdm.privacy.accounting import (
     canonical,
     merged,
     privacy_losses,
+    rounding_of,
 )
 
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
@@ -66,8 +67,8 @@ def deltas(
     bins = bins_for(listed, discretization, 1 / 10)
     if math.isinf(bins):
         return [1.0] * len(epsilons)
-    losses = privacy_losses(listed, bins)
-    return [min(float(losses.get_delta_for_epsilon(value)), 1.0) for value in epsilons]
+    losses, rounding = privacy_losses(listed, bins), rounding_of(listed)
+    return [min(float(losses.get_delta_for_epsilon(value)) + rounding, 1.0) for value in epsilons]
 
 
 def privacy_curve(counted: Iterable[CountedEvent]) -> list[Guarantee]:

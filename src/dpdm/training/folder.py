@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError, safe_open
 
@@ -163,6 +164,48 @@ class RunFolder:
         return [steps[key] for key in sorted(steps)]
 
 
+class RunLock:
+    """One process at a time trains in a folder: a lock on the folder itself, so that it goes with
+    it where it is moved aside. Where there is no folder yet there is nothing to lock.
+
+    Raises:
+        RequestError: another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor: int | None = None
+        self.move(path)
+
+    def move(self, path: Path) -> None:
+        """Lets go, and locks another folder."""
+        self._release()
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            return
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._release()
+            raise RequestError(
+                f"--out {path}: another process trains there; wait for it or stop it, or give "
+                "another --out"
+            ) from None
+        except OSError:  # a file system that has no locks
+            return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
 def open_run_folder(
     path: Path, config: Config, data: dict[str, Any], *, resume: bool, force: bool
 ) -> RunFolder:
@@ -174,10 +217,14 @@ def open_run_folder(
 
     Raises:
         RequestError: the folder exists and neither was asked for, or it holds something else than
-            a run; nothing to resume; a resumed run with another configuration or other data,
+            a run; both were asked for; nothing to resume; a resumed run with another configuration or other data,
             naming what differs.
     """
     folder = RunFolder(path)
+    if resume and force:
+        raise RequestError(
+            "--resume goes on with a run and --force starts anew: give one of the two"
+        )
     if path.exists() and not path.is_dir():
         raise RequestError(f"--out {path}: is a file; give a folder that does not exist yet")
     occupied = path.is_dir() and any(path.iterdir())
@@ -185,7 +232,7 @@ def open_run_folder(
         raise RequestError(
             f"--out {path}: holds other files; give a folder that does not exist yet"
         )
-    if occupied and force and not resume:
+    if occupied and force:
         # The whole path: "." has no name, and is the folder that was moved ever after.
         path = path.resolve()
         folder = RunFolder(path)

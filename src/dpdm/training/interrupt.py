@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -16,6 +17,12 @@ class Interrupted(DpdmError):
     exit_status = 130
 
 
+_SAID = (
+    b"\nstopping once what is being done is saved; again ends at once, and statistics that are\n"
+    b"being released are then spent for nothing\n"
+)
+
+
 class InterruptFlag:
     """Context manager: while it is open, the first SIGINT or SIGTERM only sets ``raised``."""
 
@@ -27,6 +34,7 @@ class InterruptFlag:
         if self.raised:
             raise KeyboardInterrupt
         self.raised = True
+        os.write(2, _SAID)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

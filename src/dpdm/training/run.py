@@ -37,8 +37,8 @@ from dpdm.release.model import Model, load
 from dpdm.release.precision import resolve_device
 from dpdm.release.seal import seal_release
 from dpdm.training.events import Callback, TrainingEvent
-from dpdm.training.folder import RunFolder, ledger_path, open_run_folder, shared_ledger
-from dpdm.training.interrupt import InterruptFlag
+from dpdm.training.folder import RunFolder, RunLock, ledger_path, open_run_folder, shared_ledger
+from dpdm.training.interrupt import Interrupted, InterruptFlag
 from dpdm.training.plan import (
     Plan,
     parameter_count,
@@ -132,9 +132,10 @@ def train(
         callback: told of progress.
 
     Raises:
-        RequestError: settings that do not fit the data or make no promise, an occupied folder.
+        RequestError: settings that do not fit the data or make no promise, an occupied folder, one
+            in which another process trains.
         DpdmError: a damaged checkpoint or ledger, a spent budget.
-        Interrupted: Ctrl-C; the state is saved.
+        Interrupted: Ctrl-C; the state is saved, or the release is made already.
     """
     tell = callback or (lambda event: None)
     if not config.data.labels:
@@ -154,45 +155,53 @@ def train(
         "shape": list(facts.shape),
         "classes": list(facts.classes),
         "public_size": facts.public_size,
-        "sha256": _content(dataset),
+        "sha256": content_of(dataset),
     }
-    folder = open_run_folder(Path(out), config, kept, resume=resume, force=force)
-    run = Run(folder, config)
-    if folder.finished and not _may_go_further(folder, config):
-        renewed = _renew_sampling(run)
-        done = "its release has the new sampling settings" if renewed else "no step is taken"
-        tell(TrainingEvent("released", f"{folder.path}: training is finished; {done}"))
+    with RunLock(Path(out)) as lock:
+        folder = open_run_folder(Path(out), config, kept, resume=resume, force=force)
+        if not resume:
+            lock.move(folder.path)
+        run = Run(folder, config)
+        if folder.finished and not _may_go_further(folder, config):
+            renewed = _renew_sampling(run)
+            done = "its release has the new sampling settings" if renewed else "no step is taken"
+            tell(TrainingEvent("released", f"{folder.path}: training is finished; {done}"))
+            return run
+        if steps_left_out(asked, config):
+            tell(
+                TrainingEvent(
+                    "plan",
+                    "no gradient steps: their signal to noise would be below training.least_signal="
+                    f"{config.training.least_signal:g}; the prior has the whole budget",
+                )
+            )
+        elif config.training.batch_size < asked.training.batch_size:
+            tell(
+                TrainingEvent(
+                    "plan",
+                    f"training.batch_size={config.training.batch_size}, which is what "
+                    f"training.largest_rate={config.training.largest_rate:g} allows of "
+                    f"{facts.public_size:,} units",
+                )
+            )
+        tell(TrainingEvent("plan", _plan_in_words(config, plan)))
+        for warning in small_data(plan, signal, len(facts.classes)):
+            tell(TrainingEvent("plan", f"warning: {warning}"))
+        for remark in _remarks(dataset, config, facts):
+            tell(TrainingEvent("plan", remark))
+        with _session(folder, config, facts, plan) as session, InterruptFlag() as interrupt:
+            if (warned := _of_other_data(session.ledger, config, facts)) is not None:
+                tell(TrainingEvent("plan", warned))
+            Trainer(facts, units, config, plan, folder, session, interrupt, tell, place).run()
+            if interrupt.raised:
+                raise Interrupted(
+                    f"interrupted; the training is finished, its release is in {folder.release}, "
+                    "and --resume goes on"
+                )
         return run
-    if steps_left_out(asked, config):
-        tell(
-            TrainingEvent(
-                "plan",
-                "no gradient steps: their signal to noise would be below training.least_signal="
-                f"{config.training.least_signal:g}; the prior has the whole budget",
-            )
-        )
-    elif config.training.batch_size < asked.training.batch_size:
-        tell(
-            TrainingEvent(
-                "plan",
-                f"training.batch_size={config.training.batch_size}, which is what "
-                f"training.largest_rate={config.training.largest_rate:g} allows of "
-                f"{facts.public_size:,} units",
-            )
-        )
-    tell(TrainingEvent("plan", _plan_in_words(config, plan)))
-    for warning in small_data(plan, signal, len(facts.classes)):
-        tell(TrainingEvent("plan", f"warning: {warning}"))
-    for remark in _remarks(dataset, config, facts):
-        tell(TrainingEvent("plan", remark))
-    with _session(folder, config, facts, plan) as session, InterruptFlag() as interrupt:
-        if (warned := _of_other_data(session.ledger, config, facts)) is not None:
-            tell(TrainingEvent("plan", warned))
-        Trainer(facts, units, config, plan, folder, session, interrupt, tell, place).run()
-    return run
 
 
-def _content(dataset: Dataset) -> str:
+def content_of(dataset: Dataset) -> str:
     """SHA-256 of images, labels and groups: private, and kept there to know the data again."""
     parts = (dataset.private_images, dataset.private_labels, dataset.private_groups)
     return content_hash(*(part for part in parts if part is not None))
@@ -240,12 +249,16 @@ def _renew_sampling(run: Run) -> bool:
     What was drawn with the former ones goes.
     """
     path, description = run.release / "model.yaml", read_description(run.release)
-    if from_mapping(description["config"], str(path)).sampling == run.config.sampling:
+    same = from_mapping(description["config"], str(path)).sampling == run.config.sampling
+    if same and not run.folder.read_state().get("renewing", False):
         return False
+    # Killed from here on, the next call does all of it again: the seal is the last thing written.
+    run.folder.update_state(renewing=True)
     description["config"]["sampling"] = public_settings(run.config)["sampling"]
     run.folder.drop_drawn()
     write_description(path, description)
-    run.folder.update_state(seal=seal_release(run.release, written=("model.yaml", *DRAWN)))
+    seal = seal_release(run.release, written=("model.yaml", *DRAWN))
+    run.folder.update_state(seal=seal, renewing=False)
     return True
 
 
@@ -337,6 +350,8 @@ def _session(
     run = folder.read_state().get("run", "run") if privacy.ledger else "run"
     if path.is_file():
         ledger = Ledger.open(path, run=run)
+        if privacy.ledger is None:
+            _require_as_begun(ledger, config)
     elif any(folder.checkpoints.iterdir()):
         raise DpdmError(
             f"{path}: missing, though this run has spent: restore it from a backup, or "
@@ -350,6 +365,21 @@ def _session(
         if privacy.ledger is not None:
             _check_budget(ledger, config, plan)
         yield Session(ledger, noise)
+
+
+def _require_as_begun(ledger: Ledger, config: Config) -> None:
+    """A run's own ledger says what it began as: settings that were edited since do not change it.
+
+    Raises RequestError for another unit, and for noise that was of a chosen seed and is to be
+    secret now, or the other way round.
+    """
+    ledger.require_unit(config.privacy.unit)
+    if drew_from_seed(ledger) != (config.privacy.noise_seed is not None):
+        raise RequestError(
+            f"the run's ledger: it began with noise from {ledger.header['noise_source']}, and "
+            "privacy.noise_seed says otherwise now; give it its former value, or --out for a new "
+            "run"
+        )
 
 
 def _check_budget(ledger: Ledger, config: Config, plan: Plan) -> None:

@@ -41,7 +41,7 @@ from dpdm.training.checkpoint import (
 from dpdm.training.draws import keyed_generator
 from dpdm.training.events import Callback, TrainingEvent
 from dpdm.training.folder import RunFolder
-from dpdm.training.interrupt import InterruptFlag
+from dpdm.training.interrupt import Interrupted, InterruptFlag
 from dpdm.training.labeller import LabellerState, train_labeller
 from dpdm.training.loop import StepRecord, dp_sgd, saved_steps, warm_up
 from dpdm.training.microbatch import resolve_microbatch, usable_lanes
@@ -107,6 +107,7 @@ class Trainer:
     def _phases(self) -> None:
         histogram = self._histogram()
         labeller = self._labeller()
+        self._stop_if_asked("the prior")
         mixture = self._prior()
         denoiser = build_for(self.config, self.facts, mixture, self.pretrained)
         place(denoiser, self.device)
@@ -116,6 +117,11 @@ class Trainer:
             state = self._train(denoiser, mixture)
             network = state.ema.tensors if state.ema.updates else state.network.state_dict()
         self._release(network, mixture, histogram, labeller)
+
+    def _stop_if_asked(self, before: str) -> None:
+        """Between two phases, whose results are saved."""
+        if self.interrupt.raised:
+            raise Interrupted(f"interrupted before {before}; {self._afterwards()}")
 
     def _labeller(self) -> Tensor | None:
         """The labeller's weight; trained from where it was left, None where there is none."""
