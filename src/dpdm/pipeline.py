@@ -32,7 +32,7 @@ from dpdm.release.files import read_json, write_text
 from dpdm.release.model import Images, Labels, Model
 from dpdm.release.seal import seal_release
 from dpdm.release.trajectory import draw_trajectory
-from dpdm.training.run import Run, content_of
+from dpdm.training.run import Run
 
 _TRAJECTORIES = 6
 _COMPARED = 10_000
@@ -211,7 +211,7 @@ def is_evaluated(run: Run, test: Dataset) -> bool:
 
 def _question(run: Run, test: Dataset) -> str:
     """A hash of what an evaluation depends on beside the samples: private, as the images are."""
-    return content_hash(run.config.evaluation.model_dump_json(), content_of(test))
+    return content_hash(run.config.evaluation.model_dump_json(), test.private_hash)
 
 
 def _closeness(samples: tuple[Images, Labels], train: Dataset, test: Dataset) -> dict[str, Any]:

@@ -240,6 +240,65 @@ def test_one_failing_cell_does_not_lose_the_others(dpdm, tmp_path, in_process) -
     assert said.splitlines()[-1].startswith("error: 1 of 2 cells failed")
 
 
+def test_a_cell_that_was_killed_while_it_released_statistics_begins_anew(
+    dpdm, tmp_path, in_process, monkeypatch
+) -> None:
+    out, name = tmp_path / "sweep", "prior.share=0.5_seed=0"
+    prior = ["training.steps=0", "warmup.steps=0", "prior.normalise=none", "sampling.count=30"]
+    command = [
+        "sweep", "digits", "--vary", "prior.share=0.5", "--out", out, "--jobs", 1, "--frechet",
+        "pixels", *(part for setting in prior for part in ("--set", setting)),
+    ]  # fmt: skip
+
+    def killed(path: Path, *_: Any) -> None:
+        raise DpdmError(f"{path}: killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dpdm.training.trainer.save_weights", killed)
+        status, _, said = dpdm(*command)
+    assert status == 1
+    assert said.splitlines()[-1].endswith("the same command tries them again")
+    plan = json.loads(dpdm(*command, "--dry-run", "--json")[1])
+    assert (out / "runs" / name).is_dir()  # a dry run moves nothing
+    status, printed, said = dpdm(*command, "--json")
+    assert status == 0, said
+    assert f"{name} was stopped while it released statistics" in said
+    found = json.loads(printed)
+    assert (found["done"], found["private_trainings"]) == (1, 2)
+    assert found["composed_epsilon"] == pytest.approx(plan["composed_epsilon"])
+    assert found["composed_epsilon"] > 10
+    assert list(steps_recorded(out)) == [name, f"{name}.previous-1"]
+    assert dpdm(*command, "--json")[0] == 0
+    assert len(list((out / "runs").iterdir())) == 2
+
+
+def test_a_lost_ledger_stops_a_sweep(dpdm, tmp_path, in_process) -> None:
+    command = ["sweep", "digits", "--vary", "views.count=1", *tiny(), "--out", tmp_path / "sweep"]
+    assert dpdm(*command)[0] == 0
+    ledger = tmp_path / "sweep" / "runs" / "views.count=1_seed=0" / "private" / "ledger.jsonl"
+    ledger.unlink()
+    status, _, said = dpdm(*command)
+    assert status == 1
+    assert said.startswith(f"error: {ledger}: missing")
+    assert said.count("\n") == 1
+
+
+def test_presets_for_other_data_are_compared_on_those_that_are_given(dpdm, tmp_path) -> None:
+    seven = load_config("own-prior", ["training.seed=7"])
+    (tmp_path / "seven.yaml").write_text(to_yaml(seven))
+    status, printed, said = dpdm(
+        "sweep", "digits", "--vary", f"preset=digits,{tmp_path / 'seven.yaml'}", "--seeds", 2,
+        "--data", "digits", "--set", "prior.normalise=none", "--out", tmp_path / "sweep",
+        "--dry-run", "--json",
+    )  # fmt: skip
+    assert status == 0, said
+    plan = json.loads(printed)
+    assert [cell["values"]["preset"] for cell in plan["cells"]] == [
+        "digits", str(tmp_path / "seven.yaml"),
+    ]  # fmt: skip
+    assert (plan["seeds"], plan["trainings"]) == (2, 4)
+
+
 def test_cells_without_privacy_say_so(dpdm, tmp_path, in_process) -> None:
     out = tmp_path / "sweep"
     status, printed, said = dpdm(

@@ -90,6 +90,10 @@ NAN = np.full((2, 4, 4), np.nan, np.float32)
         ({"images": IMAGES, "labels": [0, 1, 2, 0], "classes": ["a", "b"]}, "no class name"),
         ({"images": IMAGES, "labels": [0, 1, 1, 0], "classes": ["a", ""]}, "class 1 has no name"),
         ({"images": IMAGES, "labels": [0, 1, 1, 0], "classes": [1, 2]}, "'classes' is int64"),
+        (
+            {"images": IMAGES, "labels": ["a", "b", "b", "c"], "classes": ["a", "b"]},
+            "label 'c' is not among the 2 names in the array 'classes'",
+        ),
         ({"images": IMAGES, "groups": [0.5] * 4}, "'groups' is float64"),
         ({"images": IMAGES, "groups": [0]}, r"'groups' has shape \(1,\)"),
         ({"images": np.array([None, "x"], object)}, "Python objects, which are not opened"),
@@ -133,9 +137,15 @@ def with_header(path, shape):
     return path
 
 
-def test_a_header_that_claims_more_than_memory_says_so(tmp_path):
+@pytest.mark.parametrize("count", [10**11, 10**30])
+def test_a_header_that_claims_more_than_memory_says_so(tmp_path, count):
     with pytest.raises(DpdmError, match=r"huge\.npz: more than fits into memory"):
-        open_dataset(with_header(tmp_path / "huge.npz", (10**11, 28, 28)))
+        open_dataset(with_header(tmp_path / "huge.npz", (count, 28, 28)))
+
+
+def test_images_without_pixels_are_not_made_into_images(save):
+    with pytest.raises(RequestError, match=r"images are 0x6 .*at least one pixel"):
+        open_dataset(save(images=IMAGES[:, :0]), image_size=8)
 
 
 @pytest.mark.parametrize(("local", "central", "value"), [(6, 8, 1), (8, 10, 99)])

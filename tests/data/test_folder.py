@@ -71,6 +71,14 @@ def test_a_folder_that_classes_txt_does_not_name_is_refused(make_files, grey):
         open_dataset(folder)
 
 
+@pytest.mark.parametrize("folder", ["5%", "5_"])  # as a person calls it, or write_samples
+def test_classes_txt_may_have_characters_that_are_replaced_when_written(make_files, grey, folder):
+    files = {"classes.txt": "10%\n5%\n", f"{folder}/a.png": grey(), "10%/b.png": grey()}
+    data = open_dataset(make_files(files))
+    assert data.classes == ("10%", "5%")
+    assert data.private_labels.tolist() == [1, 0]
+
+
 def test_a_class_without_a_name_is_refused(make_files, grey):
     with pytest.raises(RequestError, match="class 0 has no name"):
         open_dataset(make_files({" /a.png": grey(), "dog/b.png": grey()}))
@@ -207,6 +215,40 @@ def test_metadata_labels_that_are_numbers_are_in_natural_order(make_files, grey)
     files = {f"{i}.png": grey(i) for i in (10, 9, 2)}
     data = open_dataset(make_files({"metadata.csv": table, **files}))
     assert data.classes == ("2", "9", "10")
+
+
+def test_a_label_too_long_for_a_class_name_says_so_in_one_line(make_files, grey):
+    files = {"metadata.csv": f"file_name,label\na.png,{'1' * 5000}\n", "a.png": grey()}
+    with pytest.raises(RequestError, match=r"metadata\.csv: a label of 5000 characters") as caught:
+        open_dataset(make_files(files))
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("table", "groups"),
+    [
+        ("file_name,label,\na.png,x,\nb.png,y,\n", None),
+        ("file_name,label,,\na.png,x,,\nb.png,y,,\n", None),
+        (" ,file_name,label\n0,a.png,x\n1,b.png,y\n", None),
+        (",file_name,label,who\n0,a.png,x,p\n1,b.png,y,p\n", [0, 0]),
+    ],
+)
+def test_columns_of_metadata_without_a_name_say_nothing(make_files, grey, table, groups):
+    data = open_dataset(make_files({"metadata.csv": table, "a.png": grey(), "b.png": grey()}))
+    assert data.classes == ("x", "y")
+    found = data.private_groups
+    assert (None if found is None else found.tolist()) == groups
+
+
+def test_images_behind_a_linked_folder_that_metadata_lists_are_read(make_files, grey):
+    elsewhere = make_files({"a.png": grey(1)}, name="elsewhere")
+    folder = make_files({"metadata.csv": "file_name,label\nimages/a.png,x\n"})
+    (folder / "images").symlink_to(elsewhere)
+    data = open_dataset(folder)
+    assert levels(data) == [1]
+    (folder / "more").symlink_to(elsewhere)
+    with pytest.raises(RequestError, match=r"1 of 2 images cannot be used: more "):
+        open_dataset(folder)
 
 
 def test_metadata_may_write_its_columns_with_capitals(make_files, grey):

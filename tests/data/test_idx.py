@@ -96,6 +96,13 @@ def test_a_damaged_gzip_file_is_named(make_files, damage):
         open_dataset(make_files({"train-images-idx3-ubyte.gz": content}))
 
 
+@pytest.mark.parametrize(("order", "shape"), [("<", (100, 28, 28)), (">", (2**22, 1024, 1024))])
+def test_a_gzip_file_whose_header_says_more_than_memory_holds_is_named(make_files, order, shape):
+    content = gzip.compress(b"\0\0\x08\x03" + struct.pack(f"{order}3I", *shape) + bytes(784))
+    with pytest.raises(DpdmError, match=r"ubyte\.gz: 784 bytes of values where the header"):
+        open_dataset(make_files({"train-images-idx3-ubyte.gz": content}))
+
+
 def test_a_gzip_file_is_not_unpacked_beyond_what_its_header_says(make_files):
     bomb = gzip.compress(idx(IMAGES) + bytes(300 * 2**20))
     folder = make_files({"train-images-idx3-ubyte.gz": bomb})

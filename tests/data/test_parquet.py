@@ -146,6 +146,34 @@ def test_columns_that_cannot_be_told_are_named(save, columns, says):
         open_dataset(save({name: [None] for name in columns}, columns))
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "says"),
+    [
+        (pa.list_(pa.int64()), [1, 300], "column 'image' is list"),
+        (pa.struct([("path", pa.string())]), {"path": "a.png"}, "column 'image' is struct<path"),
+        (
+            pa.struct([("bytes", pa.list_(pa.int64()))]),
+            {"bytes": [300]},
+            "column 'image' is struct<bytes: list",
+        ),
+    ],
+)
+def test_an_image_column_without_bytes_is_named(save, kind, value, says):
+    path = save({"image": [value]}, {"image": kind}, METADATA)
+    with pytest.raises(RequestError, match=rf"toy\.parquet: {says}.*images are binary"):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize("twice", ["image", "label", "group"])
+def test_a_column_that_appears_twice_is_named(tmp_path, grey, twice):
+    columns = {"image": grey(), "label": 0, "group": 0}
+    names = [*columns, twice]
+    table = pa.Table.from_arrays([pa.array([columns[name]]) for name in names], names=names)
+    parquet.write_table(table, tmp_path / "toy.parquet")
+    with pytest.raises(RequestError, match=rf"toy\.parquet: column '{twice}' appears twice"):
+        open_dataset(tmp_path / "toy.parquet")
+
+
 def test_several_class_labels_need_one_called_label(save, images):
     labels = {"coarse": [0, 1, 1], "fine": [0, 1, 1]}
     features = {name: {"names": ["a", "b"], "_type": "ClassLabel"} for name in labels}

@@ -96,6 +96,7 @@ def test_the_base_can_be_varied_by_presets() -> None:
         ("privacy.unit=image,group", "does not add up"),
         ("evaluation.seeds=1,2", "measured differently"),
         ("settings=fast", "sampling.alternatives"),
+        ("sampling.alternatives={a: {sampler: heun}}", r"vary settings=NAME"),
         ("preset=digit", "neither a preset"),
         ("views=1,2", "views"),
     ],

@@ -10,7 +10,7 @@ from dpdm.data import open_dataset
 from dpdm.errors import DpdmError, RequestError
 from dpdm.privacy import Event, Ledger, SystemNoise
 from dpdm.sweep.grid import Grid, expand, parse_vary
-from dpdm.sweep.spending import planned, spent, trainings_of
+from dpdm.sweep.spending import is_stuck, own_epsilon, planned, spent, trainings_of
 from dpdm.training.folder import RunFolder
 
 SETTINGS = ("prior.enabled=false", "training.least_signal=0", "training.batch_size=128")
@@ -137,6 +137,56 @@ def test_a_shared_ledger_that_is_lost_is_not_to_be_opened_anew(tmp_path) -> None
     run = begun(tmp_path, one, 1)
     with pytest.raises(DpdmError, match="restore it from a backup"):
         planned([one], {one.name: run})
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_ledger_that_is_lost_is_not_a_smaller_sum(tmp_path, trained) -> None:
+    one, two = trainings("views.count=1,2", settings=("training.steps=20",))
+    run = begun(tmp_path, one, 7)
+    runs = {one.name: run}
+    run.ledger.unlink()
+    assert spent(runs).epsilon == 0  # it was stopped before it spent
+    if trained:
+        run.update_state(trained=True)
+    else:
+        run.checkpoints.mkdir()
+        (run.checkpoints / "step-7.safetensors").touch()
+    for asked in (lambda: spent(runs), lambda: planned([two], runs)):
+        with pytest.raises(
+            DpdmError, match=r"ledger\.jsonl: missing, .* views\.count=1_seed=0 has"
+        ):
+            asked()
+    with pytest.raises(DpdmError, match=r"ledger\.jsonl"):
+        own_epsilon(run, one.config)
+
+
+def test_statistics_that_were_released_in_vain_are_planned_once_more(tmp_path) -> None:
+    settings = ("prior.enabled=true", "training.steps=0")
+    (one,) = trainings("prior.normalise=none", settings=settings)
+    run = begun(tmp_path, one, 0)
+    runs = {one.name: run}
+    fresh = planned([one], {})
+    assert not is_stuck(one, run)
+    assert planned([one], runs) == fresh
+    events = one.plan.events()
+    with Ledger.open(run.ledger) as ledger:
+        for event, count in events:
+            for _ in range(count):
+                ledger.record("statistics", event)
+    assert is_stuck(one, run)
+    total = planned([one], runs)
+    assert total.trainings == 2
+    assert total.epsilon == pytest.approx(composed_statistics(2 * events), rel=1e-3)
+    run.checkpoints.mkdir()
+    run.prior.touch()  # it was killed later, and goes on
+    assert not is_stuck(one, run)
+    assert planned([one], runs) == fresh
+
+
+def composed_statistics(events: list[tuple[Event, int]]) -> float:
+    """Epsilon of Gaussian mechanisms together, by dp-accounting alone."""
+    assert all(event.sample_rate == 1 for event, _ in events)
+    return composed(*((event.noise_multiplier, 1.0, count) for event, count in events))
 
 
 def test_a_cell_that_cannot_be_trained_is_named() -> None:

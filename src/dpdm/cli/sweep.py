@@ -25,7 +25,7 @@ from dpdm.errors import DpdmError, RequestError
 if TYPE_CHECKING:
     from dpdm.sweep.cell import Job
     from dpdm.sweep.conduct import Prepared
-    from dpdm.sweep.grid import Grid
+    from dpdm.sweep.grid import Cell, Grid
 
 
 def register(app: typer.Typer) -> None:
@@ -99,7 +99,7 @@ def sweep_command(
     folder = out_folder or Path("runs") / f"sweep-{name}"
     refuse_release("--out", folder)
     refuse_in_data(folder, config, data)
-    prepared = prepare(grid, folder, train, found, measure)
+    prepared = prepare(grid, folder, train, found, measure, data_given=data is not None)
     processes = jobs_for(jobs, prepared, device)
     if dry_run:
         _print_plan(prepared, as_json)
@@ -186,11 +186,14 @@ def _print_plan(prepared: Prepared, as_json: bool) -> None:
     """The grid without its seeds: what each combination costs, and all together."""
     from dpdm.sweep.grid import value_text
 
-    total, first = prepared.planned, prepared.cells[0].seed
+    total = prepared.planned
     plans = {cell.name: one for one in prepared.trainings for cell in one.cells}
-    rows = [(cell, plans[cell.name]) for cell in prepared.cells if cell.seed == first]
+    first: dict[str, Cell] = {}
+    for cell in prepared.cells:  # presets may count their seeds from different numbers
+        first.setdefault(repr(cell.values), cell)
+    rows = [(cell, plans[cell.name]) for cell in first.values()]
     keys = [key for key, _ in prepared.cells[0].values]
-    seeds = len({cell.seed for cell in prepared.cells})
+    seeds = len(prepared.cells) // len(rows)
     if as_json:
         print_json(
             {

@@ -21,6 +21,8 @@ from dpdm.errors import RequestError
 
 CLASSES_FILE = "classes.txt"
 MAX_CLASSES = 10_000
+LONGEST_NAME = 1_000
+_SHOWN = 20
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -96,15 +98,28 @@ def labels_from_numbers(
 
 
 def labels_from_names(
-    where: str, names: Sequence[str], declared: tuple[str, ...] | None
+    where: str,
+    names: Sequence[str],
+    declared: tuple[str, ...] | None,
+    source: str = CLASSES_FILE,
 ) -> tuple[Integers, tuple[str, ...]]:
-    """Text labels (N,) to numbers; raises RequestError for a name that is not declared."""
+    """Text labels (N,) to numbers; ``source`` is where names were declared.
+
+    Raises:
+        RequestError: a name that is not declared, or too long to be one.
+    """
+    for name in names:
+        if len(name) > LONGEST_NAME:
+            raise RequestError(
+                f"{where}: a label of {len(name)} characters, {name[:_SHOWN]!r}...; a class name "
+                f"has {LONGEST_NAME} at most"
+            )
     classes = tuple(sorted(set(names), key=natural_key)) if declared is None else declared
     number = {name: label for label, name in enumerate(classes)}
     for name in names:
         if name not in number:
             raise RequestError(
-                f"{where}: label {name!r} is not among the {len(classes)} names in {CLASSES_FILE}; "
+                f"{where}: label {name!r} is not among the {len(classes)} names in {source}; "
                 "add it there, or correct the label"
             )
     return np.asarray([number[name] for name in names], dtype=np.int64), classes

@@ -178,7 +178,8 @@ def _prepare_array(
     collection: Collection, images: Images, preprocessing: Preprocessing
 ) -> Prepared:
     count, height, width, channels = images.shape
-    if count and not preprocessing.keeps(height, width, channels):
+    # Images without pixels stay as they are: Dataset refuses them.
+    if images.size and not preprocessing.keeps(height, width, channels):
         stack = _Stack(count)
         for pixels in images:
             stack.add(preprocessing.from_array(pixels))

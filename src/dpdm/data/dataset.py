@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpdm.errors import RequestError
+from dpdm.hashing import content_hash
 
 Images = NDArray[np.uint8]
 Integers = NDArray[np.int64]
@@ -142,6 +143,12 @@ class Dataset:
     def private_count(self) -> int:
         """The exact number of images, N."""
         return len(self.private_images)
+
+    @property
+    def private_hash(self) -> str:
+        """SHA-256 of images, labels and groups, to know the same data again."""
+        parts = (self.private_images, self.private_labels, self.private_groups)
+        return content_hash(*(part for part in parts if part is not None))
 
     @property
     def private_class_counts(self) -> tuple[int, ...]:

@@ -10,9 +10,11 @@ from typing import Any
 
 import dpdm
 from dpdm import pipeline
+from dpdm.config.schema import DataConfig
 from dpdm.data import Dataset
 from dpdm.errors import RequestError
 from dpdm.evaluation.features import find_inception
+from dpdm.privacy import Ledger
 from dpdm.processors import cores
 from dpdm.release.precision import resolve_device
 from dpdm.sweep.cell import Job
@@ -20,7 +22,8 @@ from dpdm.sweep.folder import SweepFolder, begin, check_folder, described, in_co
 from dpdm.sweep.grid import Cell, Grid, expand
 from dpdm.sweep.output import write_outputs
 from dpdm.sweep.runner import Ended, run_jobs
-from dpdm.sweep.spending import Composed, Training, planned, spent, trainings_of
+from dpdm.sweep.spending import Composed, Training, is_stuck, planned, spent, trainings_of
+from dpdm.training.folder import ledger_path
 from dpdm.training.interrupt import Interrupted
 
 FRECHET = ("auto", "pixels", "inception")
@@ -62,19 +65,37 @@ class Prepared:
         return any(one.config.privacy.ledger for one in self.trainings)
 
 
-def prepare(grid: Grid, out: Path, train: Dataset, test: Dataset | None, frechet: str) -> Prepared:
+def prepare(
+    grid: Grid,
+    out: Path,
+    train: Dataset,
+    test: Dataset | None,
+    frechet: str,
+    *,
+    data_given: bool = False,
+) -> Prepared:
     """Checks everything that can be checked before the first private image is read into a step.
+
+    Args:
+        grid: what is varied.
+        out: the sweep's folder.
+        train: the training images of every cell.
+        test: the test images, or None.
+        frechet: one of ``FRECHET``.
+        data_given: whether ``train`` was named beside the presets (``--data``), so that it does
+            not matter which data they name.
 
     Raises:
         RequestError: a wrong key or value, a cell that cannot be trained, a folder of another
             sweep, no Inception network where it was asked for.
-        DpdmError: a damaged ledger, or a shared one without room for what is to come.
+        DpdmError: a damaged or lost ledger or run, or a shared ledger without room for what is to
+            come.
     """
     folder = SweepFolder(out)
     measure = _frechet(frechet, folder)
     cells = expand(in_columns_of(folder, grid))
     for what, values in (
-        ("on different data", {cell.config.data for cell in cells}),
+        ("on different data", {_data(cell, data_given) for cell in cells}),
         ("of different units", {cell.config.privacy.unit for cell in cells}),
         ("that are measured differently", {cell.config.evaluation for cell in cells}),
     ):
@@ -89,6 +110,12 @@ def prepare(grid: Grid, out: Path, train: Dataset, test: Dataset | None, frechet
     check_folder(folder, about)
     trainings = trainings_of(cells, train.facts(cells[0].config.privacy.unit))
     return Prepared(folder, about, cells, trainings, planned(trainings, folder.runs()), measure)
+
+
+def _data(cell: Cell, data_given: bool) -> DataConfig:
+    """What a cell says of its data, their name left out where another one is given."""
+    data = cell.config.data
+    return data.model_copy(update={"spec": None}) if data_given else data
 
 
 def _frechet(asked: str, folder: SweepFolder) -> str:
@@ -148,27 +175,40 @@ def conduct(prepared: Prepared, options: Options) -> dict[str, Any]:
     """Runs what is missing and writes the results: the object of ``dpdm sweep --json``.
 
     Raises:
+        RequestError: another process is carrying it out, or has just begun another sweep there.
+        DpdmError: the folder cannot be written; a run or its ledger is lost.
         Interrupted: Ctrl-C; what is done is kept, and the same command goes on.
     """
     folder = prepared.folder
-    begin(folder, prepared.about)
     with folder.locked():
+        check_folder(folder, prepared.about)
+        begin(folder, prepared.about)
         return _conduct(prepared, options)
 
 
 def _conduct(prepared: Prepared, options: Options) -> dict[str, Any]:
     folder = prepared.folder
+    folder.remember(folder.runs())
+    _move_stuck_runs(prepared, options)
     folder.gather()
+    begun = set(folder.runs())
     missing, ended, total = prepared.missing, list[Ended](), len(prepared.cells)
     finished = total - len(missing)
 
     def tell(names: list[str]) -> None:
+        remember(names)
         if finished < total:
             options.tell(finished, total, ", ".join(names))
+
+    def remember(names: list[str]) -> None:
+        if new := [n for n in names if n not in begun and folder.run(n).config.is_file()]:
+            folder.remember(new)
+            begun.update(new)
 
     def done(end: Ended) -> None:
         nonlocal finished
         ended.append(end)
+        remember([end.job.name])
         folder.gather()
         finished = total - len(prepared.missing)
         if end.error:
@@ -204,6 +244,21 @@ def _conduct(prepared: Prepared, options: Options) -> dict[str, Any]:
         "accountant": composed.accountant,
         "results": lines,
     }
+
+
+def _move_stuck_runs(prepared: Prepared, options: Options) -> None:
+    """Moves aside the runs that can never go on: their ledgers count, and they begin anew."""
+    runs = prepared.folder.runs()
+    for one in prepared.trainings:
+        run = runs.get(one.name)
+        if run is None or not is_stuck(one, run):
+            continue
+        with Ledger.open(ledger_path(run, one.config)):  # no process still writes to it
+            aside = prepared.folder.move_aside(one.name)
+        options.note(
+            f"{one.name} was stopped while it released statistics, and its budget does not allow "
+            f"it once more: what it spent counts in {aside}, and the training begins anew"
+        )
 
 
 def _jobs(prepared: Prepared, missing: tuple[Cell, ...], options: Options) -> list[Job]:

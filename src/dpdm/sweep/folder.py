@@ -1,7 +1,8 @@
 """A sweep on disk: what it is about, its runs, its results. All of it is private.
 
 DIR/
-  sweep.yaml             base settings, varied keys, data: what a further call must agree with
+  sweep.yaml             base settings, varied keys, data: what a further call must agree with;
+                         the trainings that have begun
   runs/TRAINING/         an ordinary run; private/sweep/SAMPLING/ holds what was measured
   logs/TRAINING.log      what its process printed
   cache/                 features of the real images
@@ -25,10 +26,21 @@ from dpdm.config.loading import from_mapping
 from dpdm.data import Dataset
 from dpdm.errors import DpdmError, RequestError
 from dpdm.release.files import read_json, write_text
-from dpdm.sweep.grid import PRESET, Cell, Grid, base_of, value_text
+from dpdm.sweep.grid import ALTERNATIVES, PRESET, Cell, Grid, base_of, value_text
 from dpdm.training.folder import RunFolder
 
 _FORMAT = 1
+_LOCK = ".lock"
+_HASH = "sha256"
+_KINDS = {
+    "values": dict,
+    "frechet": str,
+    "data": dict,
+    "test": dict | None,
+    "bases": dict,
+    "begun": list,
+}
+_RESTORE = "restore it from a backup, or start a new sweep with another --out"
 _MAY_CHANGE = ("name", "about", "training.seed", "training.microbatch", "training.checkpoint_every")
 
 
@@ -58,9 +70,48 @@ class SweepFolder:
         return RunFolder(self.path / "runs" / training)
 
     def runs(self) -> dict[str, RunFolder]:
-        """Every run that has begun, by the name of its training."""
+        """Every run that has begun, by the name of its training.
+
+        Raises:
+            DpdmError: one that ``sweep.yaml`` names is gone, and with it what it spent.
+        """
         folders = sorted((self.path / "runs").glob("*/private/config.yaml"))
-        return {f.parents[1].name: RunFolder(f.parents[1]) for f in folders}
+        found = {f.parents[1].name: RunFolder(f.parents[1]) for f in folders}
+        begun = _read(self.about)["begun"] if self.about.is_file() else []
+        if gone := [name for name in begun if name not in found]:
+            raise DpdmError(
+                f"{self.run(gone[0]).config}: missing, though this training has begun and may have "
+                f"spent: {_RESTORE}"
+            )
+        return found
+
+    def remember(self, trainings: Iterable[str]) -> None:
+        """Lists in ``sweep.yaml`` those of them that have begun: what they spent is to count."""
+        about = _read(self.about)
+        known = about["begun"]
+        new = {name for name in trainings if self.run(name).config.is_file()}.difference(known)
+        if new:
+            self.write_about(about | {"begun": [*known, *sorted(new)]})
+
+    def move_aside(self, training: str) -> Path:
+        """Makes room for a training to begin anew; what it spent counts at its new place.
+
+        So that a kill in between leaves nothing that looks lost, its former name is forgotten
+        before, and the new one listed after.
+        """
+        path, about = self.run(training).path, _read(self.about)
+        begun = [name for name in about["begun"] if name != training]
+        self.write_about(about | {"begun": begun})
+        number = 1
+        while (aside := path.with_name(f"{path.name}.previous-{number}")).exists():
+            number += 1
+        path.rename(aside)
+        self.remember([aside.name])
+        return aside
+
+    def write_about(self, about: Mapping[str, Any]) -> None:
+        """Writes ``sweep.yaml``."""
+        write_text(self.about, yaml.safe_dump(dict(about), sort_keys=False, allow_unicode=True))
 
     def place(self, cell: Cell) -> Path:
         """Where the samples of a cell and what was measured on them lie."""
@@ -76,12 +127,21 @@ class SweepFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time carries the sweep out.
+        """One process at a time carries the sweep out; its folder is made where it is not there.
 
         Raises:
             RequestError: another one does.
+            DpdmError: the folder cannot be made or written.
         """
-        with (self.path / ".lock").open("w") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / _LOCK).open("w")
+        except OSError as error:
+            raise DpdmError(
+                f"--out {self.path}: cannot be written ({error.strerror}); give a folder that may "
+                "be written"
+            ) from None
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -159,10 +219,15 @@ def check_folder(folder: SweepFolder, about: Mapping[str, Any]) -> None:
     """
     if folder.about.is_file():
         _same(folder, _read(folder.about), about)
-    elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+    elif folder.path.exists() and not _empty(folder.path):
         raise RequestError(
             f"--out {folder.path}: holds something else; give a folder that is not there"
         )
+
+
+def _empty(path: Path) -> bool:
+    """Whether nothing lies there but the lock of a sweep that is about to begin."""
+    return path.is_dir() and all(entry.name == _LOCK for entry in path.iterdir())
 
 
 def begin(folder: SweepFolder, about: Mapping[str, Any]) -> None:
@@ -175,7 +240,8 @@ def begin(folder: SweepFolder, about: Mapping[str, Any]) -> None:
             key: known + [value for value in about["values"][key] if value not in known]
             for key, known in before["values"].items()
         }
-    write_text(folder.about, yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
+        about["begun"] = before["begun"]
+    folder.write_about(about)
     write_text(
         folder.path / "README.txt",
         "Measured on private images without noise: not covered by any guarantee. Do not share.\n",
@@ -197,13 +263,22 @@ def _facts(data: Dataset) -> dict[str, Any]:
         "shape": list(data.shape),
         "classes": list(data.classes),
         "size": data.public_size,
+        _HASH: data.private_hash,
     }
 
 
 def _read(path: Path) -> dict[str, Any]:
-    about = read_yaml(path.read_text("utf-8"), str(path))
+    try:
+        about = read_yaml(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise DpdmError(f"{path}: cannot be read ({reason}); {_RESTORE}") from None
     if not isinstance(about, dict) or about.get("format") != _FORMAT:
         raise DpdmError(f"{path}: not a sweep of this version of dpdm")
+    about.setdefault("begun", [])  # older ones do not say
+    wrong = [k for k, kind in _KINDS.items() if k not in about or not isinstance(about[k], kind)]
+    if wrong or not all(isinstance(listed, list) for listed in about["values"].values()):
+        raise DpdmError(f"{path}: damaged ({', '.join(wrong) or 'values'}); {_RESTORE}")
     return about
 
 
@@ -215,22 +290,51 @@ def _same(folder: SweepFolder, before: Mapping[str, Any], about: Mapping[str, An
             f"{_listed(about['values'])}; vary the same keys (a single value will do), or give "
             "another --out"
         )
+    if list(before["values"]) != list(about["values"]):
+        raise RequestError(
+            f"--out {folder.path}: another process has just begun this sweep with its keys in "
+            "another order; the same command goes on with it"
+        )
     for what in ("data", "test", "frechet"):
-        if before[what] != about[what]:
+        old, new = _without_hash(before[what]), _without_hash(about[what])
+        if old != new:
             raise RequestError(
-                f"--out {folder.path}: the sweep there was measured with {what} {before[what]}, "
-                f"not {about[what]}; give the same, or another --out"
+                f"--out {folder.path}: the sweep there was measured with {what} {old}, not {new}; "
+                "give the same, or another --out"
+            )
+    for what in ("data", "test"):
+        # Older ones do not say.
+        if before[what] and before[what].get(_HASH, about[what][_HASH]) != about[what][_HASH]:
+            raise RequestError(
+                f"--out {folder.path}: the images, labels or groups of {what} are not those that "
+                "the sweep there was measured with; give the same, or another --out"
             )
     for name in set(before["bases"]) & set(about["bases"]):
-        old = flatten(from_mapping(before["bases"][name], str(folder.about)))
-        new = flatten(from_mapping(about["bases"][name], str(folder.about)))
-        for key, value in new.items():
-            if key not in keys and key not in _MAY_CHANGE and old[key] != value:
+        old, new = (_flat(sweep["bases"][name], folder.about) for sweep in (before, about))
+        if lost := [key for key in old if key not in new]:
+            raise RequestError(
+                f"--out {folder.path}: the sweep there has {lost[0].rpartition('.')[0]}, which is "
+                "gone; leave it there, or give another --out"
+            )
+        for key, value in new.items():  # sampler settings may come in addition
+            if key not in {*keys, *_MAY_CHANGE} and old.get(key, value) != value:
                 raise RequestError(
                     f"--out {folder.path}: {key}={value_text(value)}, but the sweep there has "
                     f"{value_text(old[key])} in every cell; use that, vary {key} in a new --out, "
                     "or give another --out"
                 )
+
+
+def _flat(base: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """The values of a base by their dotted keys, those of named sampler settings among them."""
+    flat = flatten(from_mapping(base, str(source)))
+    for name, settings in flat.pop(ALTERNATIVES).items():
+        flat |= flatten(settings, f"{ALTERNATIVES}.{name}.")
+    return flat
+
+
+def _without_hash(facts: Any) -> Any:
+    return {k: v for k, v in facts.items() if k != _HASH} if isinstance(facts, dict) else facts
 
 
 def _listed(keys: Iterable[str]) -> str:

@@ -23,11 +23,15 @@ PRESET = "preset"
 SETTINGS = "settings"
 """Likewise: the sampler settings of a cell, by name (``sampling.alternatives``)."""
 
+ALTERNATIVES = "sampling.alternatives"
+"""The key of the sampler settings that have a name."""
+
 _ALIASES = {"sampler": "sampling.sampler"}
 _REFUSED = {
     "training.seed": "--seeds N repeats every cell with seeds of its own",
     "privacy.unit": "what cells of different units spend does not add up; sweep each on its own",
     "privacy.ledger": "one ledger holds what all cells spend; give it with --set",
+    ALTERNATIVES: f"vary {SETTINGS}=NAME,NAME, by the names that the configuration gives them",
     "name": "a run's name changes nothing that could be measured",
     "about": "a run's description changes nothing that could be measured",
 }

@@ -97,6 +97,11 @@ def run_jobs(
                     if end.status == _INTERRUPTED and not interrupt.raised:
                         end = replace(end, error="stopped by a signal; its state is saved")
                     done(end)
+        except Exception:  # of this process, not of theirs: they stop as on Ctrl-C, and save
+            _stop_once(running)
+            for child in running:
+                child.process.wait()
+            raise
         finally:  # also a second Ctrl-C
             for child in running:
                 child.stop(signal.SIGKILL)

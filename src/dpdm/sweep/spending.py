@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dpdm.config import Config, load_config
 from dpdm.data import PublicFacts
-from dpdm.errors import RequestError
+from dpdm.errors import DpdmError, RequestError
 from dpdm.privacy import Event, Ledger, epsilon, read_ledger
 from dpdm.privacy.accounting import Accountant
 from dpdm.sweep.grid import Cell
@@ -119,9 +119,11 @@ def planned(trainings: Iterable[Training], runs: Mapping[str, RunFolder]) -> Com
     Raises:
         RequestError: a shared ledger that is not there, or is not for runs without secret noise;
             trainings of different units, whose spending does not add up.
-        DpdmError: a ledger is damaged, or a shared one has no room for what is to come.
+        DpdmError: a ledger is damaged or lost, or a shared one has no room for what is to come.
     """
     trainings = list(trainings)
+    stuck = {one.name for one in trainings if one.name in runs and is_stuck(one, runs[one.name])}
+    runs = {f"{name}.previous" if name in stuck else name: run for name, run in runs.items()}
     configs = {name: load_config(run.config) for name, run in runs.items()}
     configs |= {one.name: one.config for one in trainings}
     units = {config.privacy.unit for config in configs.values() if config.privacy.keeps_promise}
@@ -146,21 +148,47 @@ def spent(runs: Mapping[str, RunFolder]) -> Composed:
     """What the ledgers of these runs add up to; a shared one counts whole, and once.
 
     Raises:
-        DpdmError: a ledger is damaged.
+        DpdmError: a ledger is damaged or lost.
     """
     configs = {name: load_config(run.config) for name, run in runs.items()}
     return _composed(configs.values(), _spent(_ledgers(configs, runs)))
 
 
 def own_epsilon(run: RunFolder, config: Config) -> float | None:
-    """What one training spent by its ledger; None where it keeps no promise, or no finite one."""
+    """What one training spent by its ledger; None where it keeps no promise, or no finite one.
+
+    Raises:
+        DpdmError: the ledger is damaged or lost.
+    """
     privacy = config.privacy
-    path = ledger_path(run, config)
-    if not config.privacy.keeps_promise or not path.is_file():
+    if not privacy.keeps_promise:
         return None
-    ledger = read_ledger(path)
+    ledger = read_ledger(ledger_path(run, config))
     value = ledger.epsilon(privacy.delta, privacy.accountant, _ledger_name(run, config))
     return value if value < math.inf else None
+
+
+def is_stuck(training: Training, run: RunFolder) -> bool:
+    """Whether a run was killed while it released statistics and cannot release them once more.
+
+    Such a run is refused whenever it is to go on (``Trainer``): it has spent, for nothing.
+    """
+    privacy, plan, path = training.config.privacy, training.plan, ledger_path(run, training.config)
+    if not training.private or run.finished or not path.is_file():
+        return False
+    spent = Counter[Event]()
+    for _, event, count in read_ledger(path).counted_events(_ledger_name(run, training.config)):
+        spent[event] += count
+    again = [] if run.histogram.is_file() else plan.histogram_events()
+    if plan.prior is not None and not run.prior.is_file():
+        again = [*again, *plan.prior.events()]
+    if not spent or not again:
+        return False
+    for event, count in plan.labeller.events() if plan.labeller else []:
+        spent[event] = max(spent[event], count)
+    for event, count in again:
+        spent[event] += count
+    return epsilon(spent.items(), privacy.delta, privacy.accountant) > privacy.epsilon
 
 
 def _ledger_name(run: RunFolder, config: Config) -> str:
@@ -169,12 +197,28 @@ def _ledger_name(run: RunFolder, config: Config) -> str:
 
 
 def _ledgers(configs: Mapping[str, Config], runs: Mapping[str, RunFolder]) -> dict[Path, Ledger]:
-    """Every ledger that those who keep a promise write to and that is there, once."""
+    """Every ledger that those who keep a promise write to and that is there, once.
+
+    Raises:
+        DpdmError: one is damaged, or that of a run that has spent is not there.
+    """
     paths = set()
     for name, config in configs.items():
         if config.privacy.keeps_promise and (config.privacy.ledger or name in runs):
-            paths.add(ledger_path(runs.get(name, RunFolder(Path())), config).resolve())
+            run = runs.get(name, RunFolder(Path()))
+            path = ledger_path(run, config).resolve()
+            if name in runs and not path.is_file() and _has_spent(run):
+                raise DpdmError(
+                    f"{path}: missing, though the training {name} has spent: restore it from a "
+                    "backup; without it nobody can say what all trainings spent together"
+                )
+            paths.add(path)
     return {path: read_ledger(path) for path in sorted(paths) if path.is_file()}
+
+
+def _has_spent(run: RunFolder) -> bool:
+    """Whether a run got as far as something that it must have written into its ledger."""
+    return run.finished or (run.checkpoints.is_dir() and any(run.checkpoints.iterdir()))
 
 
 def _spent(ledgers: Mapping[Path, Ledger]) -> Counter[Event]:

@@ -13,7 +13,6 @@ from dpdm.config import Config, load_config
 from dpdm.config.loading import from_mapping
 from dpdm.data import Dataset, PublicFacts
 from dpdm.errors import DpdmError, RequestError
-from dpdm.hashing import content_hash
 from dpdm.privacy import (
     Event,
     Ledger,
@@ -155,7 +154,7 @@ def train(
         "shape": list(facts.shape),
         "classes": list(facts.classes),
         "public_size": facts.public_size,
-        "sha256": content_of(dataset),
+        "sha256": dataset.private_hash,
     }
     with RunLock(Path(out)) as lock:
         folder = open_run_folder(Path(out), config, kept, resume=resume, force=force)
@@ -199,12 +198,6 @@ def train(
                     "and --resume goes on"
                 )
         return run
-
-
-def content_of(dataset: Dataset) -> str:
-    """SHA-256 of images, labels and groups: private, and kept there to know the data again."""
-    parts = (dataset.private_images, dataset.private_labels, dataset.private_groups)
-    return content_hash(*(part for part in parts if part is not None))
 
 
 def _remarks(dataset: Dataset, config: Config, facts: PublicFacts) -> Iterator[str]:

@@ -35,7 +35,8 @@ def read_npz(path: Path) -> Collection:
         values = _one_each(path, "labels", arrays["labels"], count)
         where = f"{path} ('labels')"
         if values.dtype.kind == "U":
-            labels, classes = labels_from_names(where, values.tolist(), declared)
+            names = values.tolist()
+            labels, classes = labels_from_names(where, names, declared, "the array 'classes'")
         else:
             labels, classes = labels_from_numbers(where, values, declared)
     groups = None
@@ -59,7 +60,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             return {key: archive[key] for key in _KEYS if key in archive}
     except DpdmError:
         raise
-    except MemoryError as error:
+    except (MemoryError, OverflowError) as error:
         raise DpdmError(f"{path}: more than fits into memory, or damaged ({error})") from None
     # RuntimeError: encrypted, or packed in a way that Python does not know.
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:

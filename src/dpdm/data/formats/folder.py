@@ -126,11 +126,9 @@ def _class_folders(name: str, folder: Path, subfolders: Sequence[str]) -> Collec
         )
     declared = declared_classes(folder)
     classes = tuple(subfolders) if declared is None else declared
-    number = (
-        {name: label for label, name in enumerate(classes)}
-        if declared is None
-        else class_folders(str(folder / CLASSES_FILE), declared)
-    )
+    number = {name: label for label, name in enumerate(classes)}
+    if any(subfolder not in number for subfolder in subfolders):  # as write_samples calls them
+        number = class_folders(str(folder / CLASSES_FILE), classes) | number
     images, problems = list[PurePosixPath](), list[Problem]()
     for subfolder in subfolders:
         if subfolder not in number:
@@ -166,7 +164,10 @@ def _with_metadata(name: str, folder: Path) -> Collection:
         labels.append(row[LABEL_COLUMN] if labelled else "")
         groups.append(row[group_column] if group_column else "")
     found, others = _listing(folder)
+    # A link to a folder is not entered, and not in the way of the rows that lead through it.
+    listed.update(parent for file in tuple(listed) for parent in file.parents)
     problems.extend(Problem(str(f), f"not listed in {METADATA}") for f in found if f not in listed)
+    problems.extend(other for other in others if PurePosixPath(other.file) not in listed)
     numbers: Integers | None = None
     classes: tuple[str, ...] = ()
     if labelled:
@@ -177,7 +178,7 @@ def _with_metadata(name: str, folder: Path) -> Collection:
         numbers,
         classes,
         groups if group_column else None,
-        problems=(*problems, *others),
+        problems=tuple(problems),
     )
 
 
@@ -208,7 +209,8 @@ def _rows(table: Path) -> tuple[list[tuple[int, dict[str, str]]], str | None, bo
             reader = csv.DictReader(file, skipinitialspace=True, strict=True)
             names = [_known((name or "").strip()) for name in reader.fieldnames or ()]
             reader.fieldnames = names
-            group_column = _group_column(table, names)
+            # A column without a name, of a trailing comma or a table's index, says nothing.
+            group_column = _group_column(table, [name for name in names if name])
             rows = list[tuple[int, dict[str, str]]]()
             for row in reader:
                 if None in row or None in row.values():

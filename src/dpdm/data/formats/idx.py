@@ -24,6 +24,7 @@ from dpdm.errors import DpdmError, RequestError
 
 _MOST_DIMENSIONS = 4
 _HEADER = 4 + 4 * _MOST_DIMENSIONS
+_PIECE = 2**24
 
 _NAME = re.compile(r"(train|t10k|test)-(images|labels)[-.]idx[134]-ubyte(\.gz)?")
 
@@ -101,11 +102,20 @@ def read_file(path: Path) -> bytes:
             return path.read_bytes()
         with gzip.open(path) as file:
             head = file.read(_HEADER)
-            return head + file.read(max(0, _declared_length(head) - len(head)) + 1)
+            return head + _read(file, max(0, _declared_length(head) - len(head)) + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DpdmError(f"{path}: damaged gzip file ({error}); get it again") from None
     except OSError as error:
         raise DpdmError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _read(file: gzip.GzipFile, most: int) -> bytes:
+    """What is left of a file, up to ``most`` bytes; a header may say more than memory holds."""
+    parts = list[bytes]()
+    while most > 0 and (part := file.read(min(most, _PIECE))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
 
 
 def parse_idx(where: str, data: bytes) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ natural order of the files' names.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,9 @@ from dpdm.data.collection import Collection, Encoded
 from dpdm.data.dataset import Integers, Problem
 from dpdm.data.formats.folder import GROUP_COLUMN
 from dpdm.errors import DpdmError, RequestError
+
+_BINARY = r"(large_)?binary(_view)?|fixed_size_binary\[\d+\]"
+_BYTES = re.compile(rf"{_BINARY}|struct<(.*, )?bytes: ({_BINARY})( not null)?(, .*)?>")
 
 
 def pyarrow_parquet(purpose: str) -> ModuleType:
@@ -67,7 +71,9 @@ def read_parquet(name: str, paths: Sequence[Path]) -> Collection:
         if len({type(label) for label in labels}) > 1:
             raise RequestError(f"{where}: numbers in one file and text in another; write one kind")
         if labels and isinstance(labels[0], str):
-            numbers, classes = labels_from_names(where, labels, columns.names)
+            numbers, classes = labels_from_names(
+                where, labels, columns.names, "the schema's ClassLabel feature"
+            )
         else:
             numbers, classes = labels_from_numbers(where, _int64(where, labels), columns.names)
     groups = [group for shard in shards for group in shard.groups] if columns.group else None
@@ -132,8 +138,20 @@ def _columns(path: Path, schema: Any) -> _Columns:
     group = GROUP_COLUMN if GROUP_COLUMN in schema.names else None
     if group is not None:
         _check_type(path, schema, group)
-    is_struct = str(schema.field(image).type).startswith("struct")
-    return _Columns(image, is_struct, label, names, group)
+    kind = _kind(path, schema, image)
+    if not _BYTES.fullmatch(kind):
+        raise RequestError(
+            f"{path}: column {image!r} is {kind}; images are binary, or a struct with binary "
+            "'bytes'"
+        )
+    return _Columns(image, kind.startswith("struct"), label, names, group)
+
+
+def _kind(path: Path, schema: Any, column: str) -> str:
+    """The type of a column; raises RequestError where there are several of the name."""
+    if schema.names.count(column) > 1:
+        raise RequestError(f"{path}: column {column!r} appears twice; name each once")
+    return str(schema.field(column).type)
 
 
 def _features(schema: Any) -> Mapping[str, Mapping[str, Any]]:
@@ -198,7 +216,7 @@ def _label_column(path: Path, schema: Any, features: Mapping[str, Mapping[str, A
 
 
 def _check_type(path: Path, schema: Any, column: str) -> None:
-    kind = str(schema.field(column).type)
+    kind = _kind(path, schema, column)
     if not (kind.startswith(("int", "uint")) or kind in ("string", "large_string")):
         raise RequestError(f"{path}: column {column!r} is {kind}; it must be whole numbers or text")
 
