@@ -109,6 +109,7 @@ STAGES = {
     PAPER: "the paper's method, the same compute",
     "prior alone, shared": "tried: prior alone, clusters share a covariance (commit 935cb88)",
     "prior alone, reduced": "tried: prior alone, a third of the detail (`prior.detail=reduced`)",
+    "prior alone, as fitted": "tried: prior alone, not calibrated (`prior.calibrate=false`)",
     PRIOR: "prior alone, all of epsilon",
     "Pretrained": "the preset before its gradient steps, labels as asked for",
     "After DP-SGD": "the preset, labels as asked for",
@@ -133,6 +134,7 @@ ALONE = (
     "diffusion.sigma_range=null",
     "sampling.start=noise",
     "prior.detail=kept",
+    "prior.calibrate=true",
 )
 PAPERS = (
     "prior.enabled=false",

@@ -15,10 +15,12 @@ from dpdm.data import open_dataset
 from dpdm.diffusion.dct import DctFrame
 from dpdm.diffusion.images import to_model_space
 from dpdm.diffusion.pose import POSE_SIZES, measure_pose
+from dpdm.diffusion.posed import PosedSampler
 from dpdm.privacy import Ledger, PrivateUnits, Session, epsilon
 from dpdm.promise import gaussian_noise_multiplier_for
 from dpdm.training.prior import design_prior, fit_prior
 from dpdm.training.prior import fit as fit_module
+from dpdm.training.prior.calibration import calibrated, moments
 from dpdm.training.prior.covariance import clean_covariance
 from dpdm.training.prior.features import PosedFeatures
 from dpdm.training.prior.releases import POSE_NORM, Releases
@@ -580,6 +582,42 @@ def test_what_is_beyond_the_kept_directions_stays_with_its_coefficients(monkeypa
     whole = np.einsum("yer,yr->ye", found.directions**2, found.variances)
     kept = (sampler.basis**2 * sampler.variances[:, None]).sum(2) + sampler.floor
     torch.testing.assert_close(kept.double(), torch.from_numpy(whole), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["none", "brightness"])
+def test_samples_have_the_moments_that_were_released(kind):
+    """Bright shapes on black: many pixels of a sample are cut off at black."""
+    images, labels = ovals(3000, 2)
+    chosen = posed(kind, 0.0, classes=2, size=3000, clusters=2, dimension=40, texture=True)
+    session = Session(None, SeededNoise(0))
+    fitted = fit_module.release_all(
+        PrivateUnits(images, labels), (1, 12, 10), 2, chosen, session, 0
+    )
+    sampler, found = fitted.sampler(0.0, "reduced", True), fitted.statistics
+    features = PosedFeatures(fitted.frame, fitted.poses, fitted.spread)
+    before = sampler.to_tensors()
+    moved = calibrated(sampler, features, found, 0)
+    assert torch.equal(moved.detail, before["detail"])
+    moved.detail = torch.ones(2)
+    lacks = []
+    for one in (PosedSampler((1, 12, 10), before | {"detail": torch.ones(2)}), moved):
+        means, scatter = moments(one, features, found, torch.Generator().manual_seed(5))
+        lacks.append((np.abs(means - found.means).max(), np.trace(found.within - scatter)))
+    assert lacks[1][0] < 0.5 * lacks[0][0]
+    assert abs(lacks[1][1]) < 0.5 * abs(lacks[0][1])
+
+
+@pytest.mark.parametrize(("kind", "clusters"), [("none", 1), ("shift", 2), ("affine", 2)])
+def test_with_poses_or_without_clusters_samples_are_as_fitted(kind, clusters):
+    images, labels = ovals(900, 2)
+    chosen = posed(kind, 0.0, classes=2, size=900, clusters=clusters, dimension=30, texture=True)
+    about = PrivateUnits(images, labels), (1, 12, 10), 2, chosen
+    plain, asked = (
+        fit_prior(*about, Session(None, SeededNoise(0)), 0, calibrate=calibrate)
+        for calibrate in (False, True)
+    )
+    for name, value in plain.to_tensors().items():
+        torch.testing.assert_close(asked.to_tensors()[name], value, rtol=0, atol=0)
 
 
 def test_the_plain_mixture_has_the_mean_and_spread_of_the_samplers_draws():

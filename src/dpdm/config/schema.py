@@ -128,6 +128,12 @@ class PriorConfig(_Section):
         description="with texture, samples differ in their amount of fine detail: its energy as "
         "released (kept), or a third of it (reduced), which is smoother",
     )
+    calibrate: bool = Field(
+        True,
+        description="samples are drawn and compared with the released means and variances, and the "
+        "prior is moved by what they lack (nearer to the real images); where classes have clusters "
+        "and no poses but brightness are modelled",
+    )
     augment: Annotated[Real, Field(ge=0, le=3)] = Field(
         0.0,
         description="strength of public warps and contrast of the prior's samples; 1: 6 degrees, "

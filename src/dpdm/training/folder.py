@@ -217,8 +217,8 @@ def open_run_folder(
 
     Raises:
         RequestError: the folder exists and neither was asked for, or it holds something else than
-            a run; both were asked for; nothing to resume; a resumed run with another configuration or other data,
-            naming what differs.
+            a run; both were asked for; nothing to resume; a resumed run with another configuration
+            or other data, naming what differs.
     """
     folder = RunFolder(path)
     if resume and force:

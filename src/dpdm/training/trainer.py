@@ -188,7 +188,16 @@ class Trainer:
             texture = chosen.candidate.texture
             self.tell(TrainingEvent("prior", f"prior.normalise=auto: {chosen.in_words()}"))
             self.folder.update_state(prior_chosen=chosen.to_json())
-        mixture = fit_prior(*about, design, self.session, seed, augment, prior.detail, texture)
+        mixture = fit_prior(
+            *about,
+            design,
+            self.session,
+            seed,
+            augment,
+            prior.detail,
+            texture,
+            prior.calibrate,
+        )
         save_weights(path, mixture.to_tensors(), {"ledger_head": self._ledger_head()})
         self.folder.update_state(prior_seconds=time.perf_counter() - started)
         self.tell(TrainingEvent("prior", epsilon=self._epsilon()))

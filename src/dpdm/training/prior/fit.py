@@ -20,6 +20,7 @@ from dpdm.diffusion.dct import DctFrame
 from dpdm.diffusion.mixture import Mixture
 from dpdm.diffusion.posed import PosedSampler
 from dpdm.privacy import PrivateUnits, Session
+from dpdm.training.prior.calibration import calibrated
 from dpdm.training.prior.design import LARGEST_RANK, PriorDesign
 from dpdm.training.prior.features import PosedFeatures, pose_rows, texture_bands
 from dpdm.training.prior.plain import fit_plain
@@ -49,6 +50,7 @@ def fit_prior(
     augment: float = 0.0,
     detail: Detail = "kept",
     texture: bool = True,
+    calibrate: bool = False,
 ) -> Mixture:
     """Releases the statistics of ``design`` and fits the prior.
 
@@ -65,13 +67,19 @@ def fit_prior(
         augment: strength of the public augmentation of samples.
         detail: whether samples keep the energy of fine detail, where there is texture.
         texture: whether samples have it, where it is released.
+        calibrate: whether samples are given the moments that were released (``calibrated``): where
+            classes have clusters, and no poses but brightness are modelled.
     """
     fitted = release_all(units, image_shape, classes, design, session, seed)
     plain = not (design.pose or augment > 0.0 or design.cluster_directions)
     if plain and not (texture and fitted.statistics.texture is not None):
         fields, rest = _fields(fitted.statistics), _rest(fitted.statistics, fitted.frame, texture)
         return Mixture.build(image_shape, **fields, rest=rest[0])  # type: ignore[arg-type]
-    return fit_plain(fitted.sampler(augment, detail, texture), seed)
+    sampler = fitted.sampler(augment, detail, texture)
+    if calibrate and design.clusters > 1 and design.pose <= 1:
+        features = PosedFeatures(fitted.frame, fitted.poses, fitted.spread)
+        sampler = calibrated(sampler, features, fitted.statistics, seed)
+    return fit_plain(sampler, seed)
 
 
 @dataclass(frozen=True)

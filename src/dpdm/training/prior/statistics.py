@@ -59,6 +59,8 @@ class Statistics:
     edge: Array  # (C,) variance of the highest modelled frequencies, by axis of colour
     texture: Array | None  # (Y, G) mean energies
     pose_weight: float
+    means: Array  # (Y, E)
+    within: Array  # (E, E) covariance about these, of all classes together
 
 
 def collect(
@@ -99,6 +101,7 @@ def collect(
     scatter, deviation = releases.scatter(means, _CLIP * math.sqrt(within))
     deviation /= size
     pooled = clean_covariance(scatter / size, deviation, _SMALLEST_VARIANCE, axes)
+    about_means = pooled
     edge = _edge(scatter / size, deviation, axes, colours)
 
     offsets = np.zeros((len(counts), 1, 1))
@@ -153,6 +156,8 @@ def collect(
         edge,
         texture,
         pose_weight,
+        means,
+        about_means * (within / float(np.trace(about_means))),
     )
 
 
