@@ -128,7 +128,8 @@ def epsilon(
     The composition is (epsilon, delta)-DP under adding or removing one unit. It is ``inf`` where
     nothing can be proved (PLD below a delta of 1e-15, or of 2^-52 a sampled step).
     ``discretization`` is the widest bin of PLD while losses stay below 100; the default is at most
-    3% above the limit of fine bins (docs/privacy.md). Raises :class:`RequestError`: a delta outside (0, 1), no such accountant.
+    3% above the limit of fine bins (docs/privacy.md). Raises :class:`RequestError`: a delta
+    outside (0, 1), no such accountant.
     """
     require_delta(delta)
     if accountant not in ACCOUNTANTS:
