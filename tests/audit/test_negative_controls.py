@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +24,7 @@ from dpdm.audit.checks import all_checks
 from dpdm.errors import DpdmError
 from dpdm.privacy import (
     DpSgdStep,
+    Event,
     Ledger,
     NoisedScatter,
     NoisedSum,
@@ -37,6 +38,7 @@ from dpdm.training.seeded_noise import SeededNoise
 
 DELTA, CONFIDENCE = 1e-5, 0.95
 MEMBERS, BLANKS = 500, 256
+STEP = DpSgdStep(0.5, 2.0, max_grad_norm=2.0, expected_units=150.0, microbatch=200)
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ class Verdict:
 
 
 def steps(units, session, number: int = 6) -> None:
-    """DP-SGD where an image's gradient is the image."""
-    mechanism = DpSgdStep(0.5, 2.0, max_grad_norm=2.0, expected_units=150.0, microbatch=200)
-    like = {"weight": torch.zeros(5), ENTRY: torch.zeros(MEMBERS + BLANKS)}
+    """DP-SGD where an image's gradient is the image; of a network too, the entry comes first."""
+    take(STEP, units, session, number)
+
+
+def take(mechanism: DpSgdStep, units, session, number: int) -> None:
+    like = {ENTRY: torch.zeros(MEMBERS + BLANKS), "weight": torch.zeros(5)}
     for step in range(number):
         mechanism.release(
             units,
@@ -65,6 +70,18 @@ def many_steps(units, session) -> None:
     steps(units, session, 24)
 
 
+def two_kinds_of_steps(units, session) -> None:
+    """A labeller's, and those of a network."""
+    labeller = replace(STEP, sample_rate=0.8, noise_multiplier=5.0, name="labeller step")
+    take(labeller, units, session, 24)
+    take(STEP, units, session, 24)
+
+
+def small_statistic(units, session) -> None:
+    """Five values."""
+    NoisedSum("sum", 2.0, 0.5).release(units, lambda rows, _: rows, session)
+
+
 def statistics(units, session) -> None:
     """A sum of vectors, and a scatter in three segments."""
     NoisedSum("sum", 2.0, 0.5).release(units, lambda rows, _: np.tile(rows, 100), session)
@@ -77,8 +94,9 @@ def statistics(units, session) -> None:
 def audit(tmp_path: Path) -> Callable[..., Verdict]:
     torch.set_num_threads(1)
 
-    def run(release, source=None, seed: int = 0) -> Verdict:
+    def run(release, source=None, seed: int = 0, nobody: bool = False) -> Verdict:
         canaries = Canaries(MEMBERS, BLANKS, np.random.default_rng(seed))
+        canaries.included &= not nobody
         witness, source = Witness(canaries), source or SystemNoise()
         images = torch.from_numpy(np.random.default_rng(1).standard_normal((40, 5)))
         path = tmp_path / f"{release.__name__}-{seed}.jsonl"
@@ -90,7 +108,8 @@ def audit(tmp_path: Path) -> Callable[..., Verdict]:
         guesses = witness.guesses(DELTA, CONFIDENCE)
         correct = correct_guesses(witness.scores(), canaries.included, guesses)
         bound = one_run_epsilon(MEMBERS, guesses, correct, DELTA, CONFIDENCE)
-        failed = [check.name for check in all_checks(witness, source) if not check.passed]
+        checks = all_checks(witness, source, ledger)
+        failed = [check.name for check in checks if not check.passed]
         return Verdict(bound, claimed, "; ".join(failed))
 
     return run
@@ -138,6 +157,71 @@ def test_half_the_noise_in_a_statistic_is_caught(audit, plant):
     assert "scatter: noise as claimed" in failed
 
 
+@pytest.mark.parametrize("share", ["0.5", "0.1"])
+def test_little_noise_in_a_statistic_of_a_few_values_is_caught(audit, plant, share):
+    plant(mechanisms, mechanisms._GaussianRelease, "release", "self.dev", f"{share} * self.dev")
+    assert "sum: noise as claimed in every segment" in audit(small_statistic).failed
+
+
+def test_noise_on_the_first_parameter_alone_is_caught(audit, plant):
+    """Which is where the canaries are."""
+    first = "value is next(iter(total.values()))"
+    plant(mechanisms, DpSgdStep, "_add_noise", "part.view(", f"({first}) * part.view(")
+    assert "DP-SGD step: noise as claimed in every parameter" in audit(steps).failed
+
+
+def test_the_same_noise_on_every_parameter_is_caught(audit, plant):
+    plant(mechanisms, DpSgdStep, "_add_noise", "part.view(", "moved[: len(part)].view(")
+    assert "DP-SGD step: each value has noise of its own" in audit(steps).failed
+
+
+def test_an_empty_sample_without_noise_is_caught(audit, plant):
+    plant(mechanisms, DpSgdStep, "release", "if noise:", "if noise and len(chosen):")
+    assert "DP-SGD step: noise as claimed in every parameter" in audit(steps).failed
+
+
+def test_each_kind_of_step_is_compared_with_its_own_claim(audit):
+    assert audit(two_kinds_of_steps).failed == ""
+
+
+def test_half_the_noise_in_the_second_kind_of_steps_is_caught(audit, plant):
+    share = "(0.5 if self.name == 'DP-SGD step' else 1.0)"
+    plant(mechanisms, DpSgdStep, "_add_noise", "self.noise_mult", f"{share} * self.noise_mult")
+    failed = audit(two_kinds_of_steps).failed
+    assert "DP-SGD step: noise as claimed" in failed
+    assert "labeller step" not in failed
+
+
+def test_an_event_with_twice_the_noise_is_caught(audit, monkeypatch):
+    event = property(lambda self: Event(2 * self.noise_multiplier, self.sample_rate))
+    monkeypatch.setattr(DpSgdStep, "event", event)
+    assert audit(steps).failed == "the ledger holds what was published"
+
+
+def test_steps_that_are_not_written_down_are_caught(audit, monkeypatch):
+    whole = Ledger.record
+
+    def every_other(self, name, event, /, **params):
+        if params["step"] % 2 == 0:
+            whole(self, name, event, **params)
+
+    monkeypatch.setattr(Ledger, "record", every_other)
+    assert audit(steps).failed == "the ledger holds what was published"
+
+
+def test_a_ledger_that_holds_more_than_was_published_is_none_the_worse(audit):
+    def stopped_once(units, session) -> None:
+        session.ledger.record(STEP.name, STEP.event, step=0)
+        steps(units, session)
+
+    assert audit(stopped_once).failed == ""
+
+
+@pytest.mark.parametrize("release", [steps, statistics])
+def test_without_a_canary_in_the_data_the_other_checks_are_made(audit, release):
+    assert audit(release, nobody=True).failed == ""
+
+
 def test_a_step_without_clipping_is_caught(audit, plant):
     plant(
         mechanisms,
@@ -180,7 +264,7 @@ def test_the_same_batch_in_every_step_is_caught(audit, plant, monkeypatch):
 
 
 def test_a_sample_larger_than_accounted_is_caught(audit, plant):
-    plant(mechanisms, DpSgdStep, "release", "self.sample_rate", "1.4 * self.sample_rate")
+    plant(mechanisms, DpSgdStep, "release", "self.sample_rate", "1.6 * self.sample_rate")
     assert "a unit is in a step with the sample rate" in audit(many_steps).failed
 
 

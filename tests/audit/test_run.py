@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from dpdm.audit import run_audit, stand_in
+from dpdm.audit import AuditResult, Family, run_audit, stand_in
+from dpdm.audit.bounds import one_run_epsilon
 from dpdm.audit.canaries import image_canaries, with_images
 from dpdm.cli import main
 from dpdm.config import Config, load_config
 from dpdm.data import Dataset, open_dataset
+from dpdm.diffusion.objective import denoising_loss
 from dpdm.errors import RequestError
 from dpdm.privacy import SystemNoise
+from dpdm.release.build import build_denoiser
+from dpdm.training.loop import _MeanGradients
 
 SMALL = [
     "training.batch_size=64",
@@ -66,6 +72,69 @@ def test_pilots_and_votes_are_attacked_as_every_statistic_is(digits):
     for mechanism in ("pilot (affine) poses", "pilot (none) moments", "votes for a kind of image"):
         assert f"{mechanism}: noise as claimed" in names
         assert f"{mechanism}: one unit moves the release no further" in names
+
+
+def test_the_steps_of_a_labeller_are_attacked_beside_those_of_the_network(digits):
+    labeller = ("labeller.enabled=true", "labeller.epochs=3", "labeller.batch_size=1024")
+    result = run_audit(small(*labeller), digits, canaries=60, seed=0)
+    assert result.faults == ()
+    names = [check.name for check in result.checks]
+    for mechanism in ("labeller step", "DP-SGD step"):
+        assert f"{mechanism}: noise as claimed" in names
+        assert f"{mechanism}: each step has a sample of its own" in names
+
+
+def test_a_training_that_warms_up_is_attacked_as_one_that_does_not(digits):
+    warmup = ("warmup.steps=2", "warmup.pool=64", "warmup.batch_size=32")
+    result = run_audit(small(*warmup), digits, canaries=60, seed=0)
+    assert result.faults == ()
+    assert any("DP-SGD step" in check.name for check in result.checks)
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_mean_gradient_is_zero_where_none_is_required(in_parts):
+    """In parts as on a GPU; the audit's entry requires no gradient."""
+    denoiser = build_denoiser(small(), (1, 8, 8), 0, None, torch.Generator().manual_seed(0))
+    parameters = dict(denoiser.network.named_parameters())
+    denoiser.network.register_parameter(
+        "audit_canaries", torch.nn.Parameter(torch.ones(3), requires_grad=False)
+    )
+    mean_gradients = _MeanGradients(denoiser, denoiser.network)
+    if in_parts:
+        mean_gradients._together = partial(mean_gradients._in_parts, 2)
+    generator = torch.Generator().manual_seed(1)
+    x, noise = torch.randn(2, 8, 1, 8, 8, generator=generator)
+    sigma = torch.rand(8, generator=generator) + 0.1
+    loss, found = mean_gradients(x, sigma, noise, None)
+    assert set(found) == {*parameters, "audit_canaries"}
+    assert not found["audit_canaries"].any()
+    mean = denoising_loss(denoiser, x, sigma, noise, None).mean()
+    torch.testing.assert_close(loss, mean.detach())
+    expected = torch.autograd.grad(mean, list(parameters.values()), materialize_grads=True)
+    for name, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(found[name], gradient)
+
+
+def verdict(*families: Family) -> AuditResult:
+    bound = families[0].epsilon_lower_bound
+    return AuditResult(bound, 0.1, 1e-5, 0.95, (), families, (), 1.0)
+
+
+def test_of_several_families_each_is_judged_at_a_level_that_holds_for_all_together():
+    """15 of 20 right: a bound of 0.17 at 95 %, of none at 98.75 %."""
+    lucky = Family("random", 100, 50, 20, 15, one_run_epsilon(100, 20, 15, 1e-5, 0.95))
+    others = [Family(kind, 100, 50, 20, 10, 0.0) for kind in ("gradient-space", "blank", "grey")]
+    assert lucky.epsilon_lower_bound > 0.1
+    assert verdict(*others, lucky).faults == ()
+    assert len(verdict(lucky).faults) == 1
+    [fault] = verdict(*others, replace(lucky, correct=19)).faults
+    assert fault.startswith("random canaries show an epsilon above")
+
+
+def test_what_is_written_of_an_audit_holds_its_faults():
+    found = Family("random", 100, 50, 20, 19, 1.3)
+    result = verdict(Family("gradient-space", 100, 50, 20, 10, 0.0), found)
+    assert result.to_json()["faults"] == list(result.faults) != []
 
 
 def test_canaries_of_several_runs_count_together(digits):
@@ -143,6 +212,19 @@ def test_a_preset_without_data_is_audited_on_images_as_its_settings_say():
     assert len(data.classes) == 2
 
 
+def test_where_groups_are_the_unit_random_images_have_groups():
+    config = load_config("cifar10-eps10", ["privacy.unit=group"])
+    data = stand_in(config, "cifar10")
+    assert np.bincount(data.private_groups).tolist() == [4] * 12_500
+    assert data.facts("group").public_size == 12_500
+    like = ["data.image_size=8", "data.channels=1", "data.public_size=300"]
+    group = [*like, "privacy.unit=group", "training.steps=0", "privacy.epsilon=10"]
+    config = load_config("own", group)
+    data = stand_in(config, None)
+    assert (data.private_count, data.private_units("group"), data.public_size) == (1200, 300, 300)
+    assert run_audit(config, data, canaries=20, seed=0).faults == ()
+
+
 def test_the_command_prints_one_json_object_and_writes_the_same(tmp_path: Path, capsys):
     file = tmp_path / "audit.json"
     settings = [part for change in SMALL for part in ("--set", change)]
@@ -171,6 +253,7 @@ def test_the_command_prints_one_json_object_and_writes_the_same(tmp_path: Path, 
         "access",
         "canaries",
         "checks",
+        "faults",
         "seconds",
     }
 

@@ -231,6 +231,15 @@ def test_an_audit_that_contradicts_the_claim_says_so(content, audit, fault):
     assert "This contradicts the claim." in text
 
 
+def test_an_audits_own_verdict_stands_in_the_report(content, audit):
+    """Any family of canaries may contradict the claim; none does where the command found none."""
+    fault = "random canaries show an epsilon above 11, but at most 10 is claimed"
+    page = render_report(replace(content, audit={**audit, "faults": [fault]}), private=True)
+    assert f"This contradicts the claim. {fault[0].upper()}{fault[1:]}." in words(page)
+    sound = {**audit, "epsilon_lower_bound": 10.5, "faults": []}
+    assert "contradicts" not in words(render_report(replace(content, audit=sound), private=True))
+
+
 SENTINEL = "SENTINEL7341"
 
 

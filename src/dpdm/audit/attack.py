@@ -8,6 +8,7 @@ who knows all other units; where he subtracts the real images' sums, he only use
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from dpdm.audit.bounds import one_run_epsilon
 from dpdm.audit.canaries import ENTRY, Array, Canaries, Chosen, Contributions, Integers
 from dpdm.errors import DpdmError
-from dpdm.privacy import DpSgdStep, Gradients, NoisedScatter, NoisedSum, Session
+from dpdm.privacy import DpSgdStep, Event, Gradients, NoisedScatter, NoisedSum, Session
 from dpdm.privacy.mechanisms import Mechanism, Released
 
 Statistic = NoisedSum | NoisedScatter
@@ -46,6 +47,12 @@ def weighted_sums(
     return np.stack(parts)
 
 
+def event_of(mechanism: Statistic | DpSgdStep) -> Event:
+    """What one release costs: what the ledger should hold of it, written a second time."""
+    sample_rate = mechanism.sample_rate if isinstance(mechanism, DpSgdStep) else 1.0
+    return Event(mechanism.noise_multiplier, sample_rate)
+
+
 @dataclass(frozen=True)
 class StepView:
     """One step: (m + blanks,) coordinates of the noised sum, over the clip norm."""
@@ -61,7 +68,8 @@ class Witness:
     (of the Gaussian log-likelihood of the canaries' signs, in the data 1 or not -1), and ``steps``.
     The auditor's, who knows who is in the data: ``residuals``, of each statistic what is left when
     everything is subtracted that should be in it (sum of squares over the noise's variance, degrees
-    of freedom), and ``mechanisms``, one of each name.
+    of freedom), ``mechanisms``, one of each name, and ``published``, how often one of a name was
+    released, with the event that its noise and its sample rate make of it.
     """
 
     def __init__(self, canaries: Canaries) -> None:
@@ -71,6 +79,7 @@ class Witness:
         self.steps: list[StepView] = []
         self.residuals: list[tuple[str, float, int]] = []
         self.mechanisms: dict[str, Statistic | DpSgdStep] = {}
+        self.published: Counter[tuple[str, Event]] = Counter()
 
     def see(self, mechanism: Mechanism, value: Array | Gradients) -> None:
         """Takes note of a released value.
@@ -88,6 +97,7 @@ class Witness:
         else:
             raise DpdmError(f"{mechanism.name}: the audit has no attack for this mechanism")
         self.mechanisms[mechanism.name] = mechanism
+        self.published[mechanism.name, event_of(mechanism)] += 1
 
     def _statistic(self, mechanism: Statistic, value: Array, sent: Contributions) -> None:
         vectors, real_segments, real_weights = sent.real

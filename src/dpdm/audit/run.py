@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -51,6 +52,7 @@ _BLANKS = 256
 _IMAGES_PER_CANARY = 0.1
 _BLACK_BOX_GUESSES = 0.2
 _BLACK_BOX_VIEWS = 16
+_IMAGES_PER_GROUP = 4
 
 ACCESS = (
     "every value that left a mechanism: noised statistics and the noised gradient of every step",
@@ -81,6 +83,10 @@ class Family:
     correct: int
     epsilon_lower_bound: float
 
+    def bound(self, delta: float, confidence: float) -> float:
+        """What the guesses refute at another confidence."""
+        return one_run_epsilon(self.count, self.guesses, self.correct, delta, confidence)
+
 
 @dataclass(frozen=True)
 class AuditResult:
@@ -91,7 +97,7 @@ class AuditResult:
             with probability ``confidence`` or more.
         epsilon_claimed: by the ledger of the audited run.
         delta: at which both hold.
-        confidence: of each family's bound.
+        confidence: of each family's bound on its own.
         access: what the attack saw, in sentences.
         canaries: one entry for each family.
         checks: with what was seen.
@@ -109,19 +115,25 @@ class AuditResult:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What contradicts the claim, a sentence each; none is a pass."""
+        """What contradicts the claim, a sentence each; none is a pass.
+
+        Any family may, so that each is judged at 1 - (1 - ``confidence``) / families: where the
+        claim is true, none contradicts it with probability ``confidence`` or more.
+        """
+        level = 1 - (1 - self.confidence) / max(1, len(self.canaries))
+        bounds = [(family.kind, family.bound(self.delta, level)) for family in self.canaries]
         found = [
-            f"{family.kind} canaries show an epsilon above {at_least(family.epsilon_lower_bound)}, "
+            f"{kind} canaries show an epsilon above {at_least(bound)}, "
             f"but {at_most(self.epsilon_claimed)} is claimed"
-            for family in self.canaries
-            if family.epsilon_lower_bound > self.epsilon_claimed
+            for kind, bound in bounds
+            if bound > self.epsilon_claimed
         ]
         failed = (check for check in self.checks if not check.passed)
         return (*found, *(f"check failed: {check.name} ({check.seen})" for check in failed))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values, the ``faults`` among them."""
+        return asdict(self) | {"faults": list(self.faults)}
 
 
 def run_audit(
@@ -144,7 +156,8 @@ def run_audit(
         config: the settings whose claim is audited.
         dataset: data to train on; the claim is about any data.
         canaries: gradient-space canaries m; a tenth as many of each kind of image.
-        confidence: with which each bound holds.
+        confidence: with which each bound holds on its own; with which all do together, for the
+            verdict (:attr:`AuditResult.faults`).
         seed: of the canaries; the noise is that of the configuration.
         runs: trainings, each with canaries of its own. They count as one mechanism on all their
             canaries, since each canary touches one of them.
@@ -288,7 +301,7 @@ def _audited_run(
         scores -= float(np.median(scores))
         number = max(1, round(_BLACK_BOX_GUESSES * len(scores)))
         found[family.kind] = Guessed(scores, family.included, number)
-    return _Done(found, all_checks(witness, noise), spent)
+    return _Done(found, all_checks(witness, noise, ledger), spent)
 
 
 @torch.no_grad()
@@ -319,12 +332,14 @@ def _losses(trainer: _AuditedTrainer, family: ImageCanaries) -> Array:
 
 def stand_in(config: Config, name: str | None) -> Dataset:
     """Random images in the shape, classes and number of a data set that has a name; without one, of
-    two classes in the shape and number that the configuration has.
+    two classes in the shape and number that the configuration has. Where groups are the unit, every
+    four images are one.
 
     Raises:
         RequestError: no such data set; nothing says shape or number.
     """
-    data = config.data
+    data, grouped = config.data, config.privacy.unit == "group"
+    each = _IMAGES_PER_GROUP if grouped else 1
     classes: tuple[str, ...]
     if name is None:
         if not (data.image_size and data.channels and data.public_size):
@@ -332,7 +347,7 @@ def stand_in(config: Config, name: str | None) -> Dataset:
                 f"{config.name}: names no data; say what yours are like with --set "
                 "data.image_size=28 data.channels=1 data.public_size=1000, or give --data SPEC"
             )
-        like, size, classes = "images", data.public_size, ("0", "1")
+        like, size, classes = "images", each * data.public_size, ("0", "1")
         shape = (data.image_size, data.image_size, data.channels)
     else:
         known = NAMED.get(name.partition("@")[0])
@@ -348,8 +363,9 @@ def stand_in(config: Config, name: str | None) -> Dataset:
         name=f"random {like}",
         shape=shape,
         classes=classes if data.labels else (),
-        public_size=data.public_size or size,
+        public_size=data.public_size or math.ceil(size / each),
         public_size_declared=True,
         private_images=generator.integers(0, 256, (size, *shape), dtype=np.uint8),
         private_labels=labels if config.data.labels else None,
+        private_groups=np.arange(size) // each if grouped else None,
     )

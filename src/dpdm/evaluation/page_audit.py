@@ -24,14 +24,21 @@ def audit_view(audit: Mapping[str, Any]) -> AuditView:
     """Prepares the JSON object of ``dpdm privacy audit`` for the template."""
     bound, claim = audit["epsilon_lower_bound"], audit["epsilon_claimed"]
     checks = audit.get("checks", ())
-    alarm = bound > claim or any(not check["passed"] for check in checks)
+    faults = audit.get("faults")
+    if faults is None:  # a file of before they were written
+        alarm = bound > claim or any(not check["passed"] for check in checks)
+    else:
+        alarm = bool(faults)
     verdict = (
         f"The attack shows that epsilon is at least {at_least(bound, 3)} (confidence "
         f"{audit['confidence']:.0%}); claimed is at most {at_most(claim)}, both at delta "
         f"{audit['delta']:g}."
     )
+    if alarm:
+        verdict += " This contradicts the claim."
+    verdict += "".join(f" {fault[:1].upper()}{fault[1:]}." for fault in faults or ())
     return AuditView(
-        verdict=verdict + (" This contradicts the claim." if alarm else ""),
+        verdict=verdict,
         alarm=alarm,
         families=tuple(
             (

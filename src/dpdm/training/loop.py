@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -186,8 +186,9 @@ def plain_training(
 class _MeanGradients:
     """A callable from views to their mean loss and its gradients, by the network's names.
 
-    On a GPU by way of per-unit gradients, of which there are kernels and a recorded graph: the
-    batch is cut into parts that stand for units, and the mean of their gradients taken.
+    Zeros for a parameter that requires no gradient. On a GPU by way of per-unit gradients, of which
+    there are kernels and a recorded graph: the batch is cut into parts that stand for units, and
+    the mean of their gradients taken.
     """
 
     _PARTS = (32, 128)  # the fewest and the most: kernels want many, memory few
@@ -203,15 +204,25 @@ class _MeanGradients:
         """Of ``denoising_loss(denoiser, *views)``."""
         rows = len(views[0])
         parts = math.gcd(rows, self._PARTS[1])
-        if not views[0].is_cuda or parts < self._PARTS[0]:
-            loss = denoising_loss(self.denoiser, *views).mean()
-            found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
-            return loss.detach(), {
-                name: torch.zeros_like(parameter) if gradient is None else gradient
-                for (name, parameter), gradient in zip(self.parameters.items(), found, strict=True)
-            }
+        together = not views[0].is_cuda or parts < self._PARTS[0]
+        loss, found = self._together(views) if together else self._in_parts(rows // parts, views)
+        return loss, {
+            name: found[name] if name in found else torch.zeros_like(parameter)
+            for name, parameter in self.parameters.items()
+        }
+
+    def _together(self, views: Sequence[Any]) -> tuple[Tensor, Gradients]:
+        wanted = {name: p for name, p in self.parameters.items() if p.requires_grad}
+        loss = denoising_loss(self.denoiser, *views).mean()
+        found = torch.autograd.grad(
+            loss, list(wanted.values()), allow_unused=True, materialize_grads=True
+        )
+        return loss.detach(), dict(zip(wanted, found, strict=True))
+
+    def _in_parts(self, each: int, views: Sequence[Any]) -> tuple[Tensor, Gradients]:
+        """From the gradients of parts of ``each`` views."""
         if self._differentiate is None:
-            self._differentiate = Differentiation(self.denoiser, rows // parts)
+            self._differentiate = Differentiation(self.denoiser, each)
         losses, gradients = self._differentiate(*views)
         return losses.mean(), {self._names[n]: g.mean(0) for n, g in gradients.items()}
 

@@ -29,7 +29,13 @@ def audit_command(
     canaries: Annotated[
         int, typer.Option(metavar="M", help="Made-up units to look for, each in the data or not.")
     ] = 1000,
-    confidence: Annotated[float, typer.Option(help="With which the bound holds.")] = 0.95,
+    confidence: Annotated[
+        float,
+        typer.Option(
+            help="With which a bound holds; for the verdict it is shared out among the kinds of "
+            "canaries."
+        ),
+    ] = 0.95,
     runs: Annotated[int, typer.Option(help="Trainings to attack; more give a higher bound.")] = 1,
     out_file: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.json", help="Also write the result here.")
