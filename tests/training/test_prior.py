@@ -49,11 +49,11 @@ def session(tmp_path: Path, noise: SeededNoise) -> Session:
     return Session(ledger, noise)
 
 
-def fit(images, labels, classes, design, session, seed, augment=0.0, detail="kept"):
+def fit(images, labels, classes, design, session, seed, augment=0.0, detail="kept", **more):
     _, height, width, channels = images.shape
     units = PrivateUnits(images, labels)
     shape = (channels, height, width)
-    return fit_prior(units, shape, classes, design, session, seed, augment, detail)
+    return fit_prior(units, shape, classes, design, session, seed, augment, detail, **more)
 
 
 @pytest.fixture(scope="module")
@@ -647,13 +647,14 @@ def test_the_plain_mixture_has_the_mean_and_spread_of_the_samplers_draws():
         (64, 4, (5, 5), 3),
     ],
 )
-def test_every_corner_gives_images(tmp_path, kind, count, classes, side, channels):
+@pytest.mark.parametrize("clusters", [None, 2])
+def test_every_corner_gives_images(tmp_path, kind, count, classes, side, channels, clusters):
     images, labels = ovals(count, classes, side, channels)
     noise = gaussian_noise_multiplier_for(1.0, 1e-4)
     pixels = channels * side[0] * side[1]
-    chosen = posed(kind, noise, classes, count, pixels, texture=True)
+    chosen = posed(kind, noise, classes, count, pixels, texture=True, clusters=clusters)
     opened = session(tmp_path, SeededNoise(0))
-    mixture = fit(images, labels, classes, chosen, opened, 0, augment=1.0)
+    mixture = fit(images, labels, classes, chosen, opened, 0, augment=1.0, calibrate=True)
     drawn = mixture.sample(torch.arange(20) % max(classes, 1), torch.Generator().manual_seed(0))
     assert drawn.shape == (20, channels, *side)
     assert bool(drawn.isfinite().all())
@@ -665,9 +666,9 @@ def test_every_corner_gives_images(tmp_path, kind, count, classes, side, channel
 def test_images_without_any_shape_give_images(tmp_path, kind, level):
     images = np.full((300, 6, 6, 1), level, np.uint8)
     images[0, 2, 3] = 255
-    chosen = posed(kind, 1.0, 2, 300, 36, texture=True)
+    chosen = posed(kind, 1.0, 2, 300, 36, texture=True, clusters=2)
     opened = session(tmp_path, SeededNoise(0))
-    mixture = fit(images, np.arange(300) % 2, 2, chosen, opened, 0, augment=1.0)
+    mixture = fit(images, np.arange(300) % 2, 2, chosen, opened, 0, augment=1.0, calibrate=True)
     assert bool(mixture.sample(torch.tensor([0, 1, 0])).isfinite().all())
 
 
