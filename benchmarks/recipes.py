@@ -102,6 +102,7 @@ ROWS = [
 BEGIN, END = "<!-- written by benchmarks/recipes.py -->", "<!-- end of benchmarks/recipes.py -->"
 PRIOR, PRESET, PAPER, ON_GPU = RELEASED = "prior alone", "preset", "paper's method", "GPU preset"
 """Stages that are releases of runs of their own."""
+AS_FITTED = "prior alone, as fitted"
 HELD_OUT = "held-out"
 """The folder within `--work` of runs that see 50,000 training images."""
 STAGES = {
@@ -109,7 +110,7 @@ STAGES = {
     PAPER: "the paper's method, the same compute",
     "prior alone, shared": "tried: prior alone, clusters share a covariance (commit 935cb88)",
     "prior alone, reduced": "tried: prior alone, a third of the detail (`prior.detail=reduced`)",
-    "prior alone, as fitted": "tried: prior alone, not calibrated (`prior.calibrate=false`)",
+    AS_FITTED: "tried: prior alone, not calibrated (`prior.calibrate=false`)",
     PRIOR: "prior alone, all of epsilon",
     "Pretrained": "the preset before its gradient steps, labels as asked for",
     "After DP-SGD": "the preset, labels as asked for",
@@ -382,8 +383,9 @@ def document(lines: Sequence[Line], page: Path) -> None:
 def summary(lines: Sequence[Line]) -> str:
     """The table of the README: medians of the CNN's accuracy, and the prior's seconds."""
 
-    def medians(name: str, epsilon: str, stage: str) -> tuple[str, str]:
-        found = lines_of(lines, name, epsilon, stage)
+    def medians(name: str, epsilon: str, *stages: str) -> tuple[str, str]:
+        rows = (lines_of(lines, name, epsilon, stage) for stage in stages)
+        found = next((row for row in rows if row), [])
         if not found:
             return "", ""
         accuracy = statistics.median(100 * line["accuracy"]["cnn"] for line in found)
@@ -398,7 +400,7 @@ def summary(lines: Sequence[Line]) -> str:
             if not any((line["set"], line["epsilon"]) == (name, epsilon) for line in lines):
                 continue
             alone = is_prior_alone(name, epsilon)
-            prior, seconds = medians(name, epsilon, PRESET if alone else PRIOR)
+            prior, seconds = medians(name, epsilon, *([PRESET] if alone else [PRIOR, AS_FITTED]))
             preset = "" if alone else medians(name, epsilon, PRESET)[0]
             paper, feta = papers_cnn(name, epsilon), str(measured.feta.get(epsilon, ""))
             card = medians(name, epsilon, ON_GPU)[0]
