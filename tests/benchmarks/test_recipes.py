@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import recipes
@@ -57,6 +58,21 @@ def test_the_papers_method_has_epsilon_and_compute_of_the_preset_and_nothing_of_
     if preset.training.steps:
         assert paper.image_passes == preset.image_passes
     assert paper.image_passes > 0
+
+
+def test_a_row_is_of_the_edition_that_was_opened() -> None:
+    for key, each in recipes.SETS.items():
+        assert recipes.set_of(SimpleNamespace(name=each.title)) == key
+        assert any(row.startswith(f"{each.data}-") for row in recipes.ROWS)
+    with pytest.raises(RequestError, match="digits is none of the sets"):
+        recipes.set_of(SimpleNamespace(name="digits"))
+
+
+def test_where_the_paper_has_no_figure_its_method_stands_as_others_measured_it() -> None:
+    assert recipes.papers_cnn("fashion-official", "10") == "86.2"
+    assert recipes.papers_cnn("cifar10", "1") == "28.9"
+    assert recipes.papers_cnn("cifar10", "0.2") == ""
+    assert recipes.table([line("cifar10", "10", 0.5)], "cifar10")[2].count("| 36.8 | 43.3 |") == 1
 
 
 def test_the_command_of_a_line_names_the_stage() -> None:
