@@ -366,11 +366,11 @@ def table(lines: Sequence[Line], name: str) -> list[str]:
 def section(lines: Sequence[Line]) -> str:
     """The generated part of ``docs/results.md``."""
     parts = []
-    for name, measured in SETS.items():
+    for name, each in SETS.items():
         if any(line["set"] == name for line in lines):
-            part = [f"**{measured.title}**", "\n".join(table(lines, name))]
+            part = [f"**{each.title}**", "\n".join(table(lines, name))]
             if lines_of(lines, name, "10", PRESET):
-                part.append(f"![{measured.title}, epsilon 10](results/recipes-{name}.png)")
+                part.append(f"![{each.title}, epsilon 10](results/recipes-{name}.png)")
             parts += part
     return "\n\n".join(parts)
 
@@ -395,16 +395,16 @@ def summary(lines: Sequence[Line]) -> str:
         )
 
     rows = []
-    for name, measured in SETS.items():
+    for name, each in SETS.items():
         for epsilon in EPSILONS:
             if not any((line["set"], line["epsilon"]) == (name, epsilon) for line in lines):
                 continue
             alone = is_prior_alone(name, epsilon)
             prior, seconds = medians(name, epsilon, *([PRESET] if alone else [PRIOR, AS_FITTED]))
             preset = "" if alone else medians(name, epsilon, PRESET)[0]
-            paper, feta = papers_cnn(name, epsilon), str(measured.feta.get(epsilon, ""))
+            paper, feta = papers_cnn(name, epsilon), str(each.feta.get(epsilon, ""))
             card = medians(name, epsilon, ON_GPU)[0]
-            rows.append((f"{measured.title}, {epsilon}", prior, seconds, preset, card, paper, feta))
+            rows.append((f"{each.title}, {epsilon}", prior, seconds, preset, card, paper, feta))
     header = ("set, epsilon", "prior alone", "its s", "preset", "GPU preset", "DPDM", "DP-FETA")
     return padded(header, rows)
 

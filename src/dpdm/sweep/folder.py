@@ -27,7 +27,7 @@ from dpdm.data import Dataset
 from dpdm.errors import DpdmError, RequestError
 from dpdm.release.files import read_json, write_text
 from dpdm.sweep.grid import ALTERNATIVES, PRESET, Cell, Grid, base_of, value_text
-from dpdm.training.folder import RunFolder
+from dpdm.training.folder import RunFolder, place_aside
 
 _FORMAT = 1
 _LOCK = ".lock"
@@ -102,9 +102,7 @@ class SweepFolder:
         path, about = self.run(training).path, _read(self.about)
         begun = [name for name in about["begun"] if name != training]
         self.write_about(about | {"begun": begun})
-        number = 1
-        while (aside := path.with_name(f"{path.name}.previous-{number}")).exists():
-            number += 1
+        aside = place_aside(path)
         path.rename(aside)
         self.remember([aside.name])
         return aside

@@ -19,7 +19,7 @@ from dpdm.privacy import Event, Ledger, epsilon, read_ledger
 from dpdm.privacy.accounting import Accountant
 from dpdm.sweep.grid import Cell
 from dpdm.training.folder import RunFolder, ledger_path
-from dpdm.training.plan import Plan, settle
+from dpdm.training.plan import Plan, exceeds_budget, settle
 from dpdm.training.run import check_shared_ledger
 
 
@@ -173,22 +173,17 @@ def is_stuck(training: Training, run: RunFolder) -> bool:
 
     Such a run is refused whenever it is to go on (``Trainer``): it has spent, for nothing.
     """
-    privacy, plan, path = training.config.privacy, training.plan, ledger_path(run, training.config)
+    plan, path = training.plan, ledger_path(run, training.config)
     if not training.private or run.finished or not path.is_file():
         return False
-    spent = Counter[Event]()
-    for _, event, count in read_ledger(path).counted_events(_ledger_name(run, training.config)):
-        spent[event] += count
+    ledger, name = read_ledger(path), _ledger_name(run, training.config)
     again = [] if run.histogram.is_file() else plan.histogram_events()
     if plan.prior is not None and not run.prior.is_file():
         again = [*again, *plan.prior.events()]
-    if not spent or not again:
+    if not again or not ledger.counted_events(name):
         return False
-    for event, count in plan.labeller.events() if plan.labeller else []:
-        spent[event] = max(spent[event], count)
-    for event, count in again:
-        spent[event] += count
-    return epsilon(spent.items(), privacy.delta, privacy.accountant) > privacy.epsilon
+    begun = plan.labeller.events() if plan.labeller else []
+    return exceeds_budget(training.config, ledger, name, again=again, begun=begun)
 
 
 def _ledger_name(run: RunFolder, config: Config) -> str:

@@ -236,10 +236,7 @@ def open_run_folder(
         # The whole path: "." has no name, and is the folder that was moved ever after.
         path = path.resolve()
         folder = RunFolder(path)
-        number = 1
-        while (aside := path.with_name(f"{path.name}.previous-{number}")).exists():
-            number += 1
-        path.rename(aside)
+        path.rename(place_aside(path))
         occupied = False
     if occupied and not resume:
         report = folder.release / "report.html"
@@ -270,6 +267,14 @@ def open_run_folder(
         "Derived from private data without noise: not covered by the guarantee. Do not share.\n",
     )
     return folder
+
+
+def place_aside(path: Path) -> Path:
+    """Where a run moves to make room for a new one: the first free ``NAME.previous-N``."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.previous-{number}")).exists():
+        number += 1
+    return aside
 
 
 def _is_run(folder: RunFolder) -> bool:

@@ -7,7 +7,8 @@ The same plan is printed by ``dpdm plan`` and carried out by training.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from dpdm.config import Config
 from dpdm.data import PublicFacts
 from dpdm.diffusion.pose import POSE_SIZES
 from dpdm.errors import RequestError
-from dpdm.privacy import Event, epsilon
+from dpdm.privacy import Event, Ledger, epsilon
 from dpdm.privacy.accounting import CountedEvent
 from dpdm.promise import check_delta, gaussian_noise_multiplier_for, noise_multiplier_for
 from dpdm.promise.planning import gaussian, poisson_sampled_gaussian
@@ -321,3 +322,31 @@ def prior_design(
         noise, step = noise * (1 + step), 2 * step
         made = design(noise_multiplier=noise)
     return made
+
+
+def exceeds_budget(
+    config: Config,
+    ledger: Ledger,
+    run: str,
+    *,
+    again: Iterable[CountedEvent] = (),
+    begun: Iterable[CountedEvent] = (),
+) -> bool:
+    """Whether a run that was stopped would spend more than its epsilon by going on.
+
+    Args:
+        config: of the run.
+        ledger: holds what it has spent.
+        run: its name there.
+        again: events of what is released once more, beside what was spent.
+        begun: events of what goes on where it was stopped: what was spent of them is among them.
+    """
+    spent = Counter[Event]()
+    for _, event, count in ledger.counted_events(run):
+        spent[event] += count
+    for event, count in begun:
+        spent[event] = max(spent[event], count)
+    for event, count in again:
+        spent[event] += count
+    privacy = config.privacy
+    return epsilon(spent.items(), privacy.delta, privacy.accountant) > privacy.epsilon

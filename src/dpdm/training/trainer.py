@@ -23,7 +23,7 @@ from dpdm.errors import DpdmError
 from dpdm.lanes import Lanes
 from dpdm.memory import peak_memory
 from dpdm.networks import Labeller, load_weights, save_weights
-from dpdm.privacy import Event, NoisedSum, PrivateUnits, Session, epsilon, validate
+from dpdm.privacy import Event, NoisedSum, PrivateUnits, Session, validate
 from dpdm.promise import build_statement, render_markdown, steps_within
 from dpdm.release.build import build_denoiser
 from dpdm.release.files import STATEMENT, write_text
@@ -45,7 +45,7 @@ from dpdm.training.interrupt import Interrupted, InterruptFlag
 from dpdm.training.labeller import LabellerState, train_labeller
 from dpdm.training.loop import StepRecord, dp_sgd, saved_steps, warm_up
 from dpdm.training.microbatch import resolve_microbatch, usable_lanes
-from dpdm.training.plan import Plan
+from dpdm.training.plan import Plan, exceeds_budget
 from dpdm.training.pretraining import FirstWeights, begin_from, first_weights
 from dpdm.training.prior import choose, fit_prior
 from dpdm.training.view_gradients import images_per_unit
@@ -214,12 +214,8 @@ class Trainer:
         ledger, privacy = self.session.ledger, self.config.privacy
         if ledger is None or self.session.repeatable or not len(ledger.counted_events(ledger.run)):
             return
-        spent = Counter[Event]()
-        for _, event, count in ledger.counted_events(ledger.run):
-            spent[event] += count
-        for event, count in planned:
-            spent[event] = max(spent[event], count) if begun else spent[event] + count
-        if epsilon(list(spent.items()), privacy.delta, privacy.accountant) > privacy.epsilon:
+        events = {"begun" if begun else "again": planned}
+        if exceeds_budget(self.config, ledger, ledger.run, **events):
             raise DpdmError(
                 f"{self.folder.path}: the run was stopped while it released statistics, and with "
                 f"what is still to be released it would exceed epsilon {privacy.epsilon:g}; the "
