@@ -183,6 +183,38 @@ def test_the_labeller_alone_is_asked_where_the_setting_says_so(digits, small, tm
     assert (model.read(images) == labels).mean() > max(0.98, together + 0.02)
 
 
+def test_guidance_moves_samples_to_where_the_labeller_finds_their_label(digits, small, tmp_path):
+    settings = [*LABELLED, "labeller.epochs=8", "labeller.share=0.5", "privacy.noise_seed=1"]
+    plain = train(digits, small(*settings), tmp_path / "plain").model()
+    model = train(digits, small(*settings, "sampling.labeller_guidance=1"), tmp_path / "run").model()
+    images, labels = model.sample(200, seed=1)
+    as_drawn, same = plain.sample(200, seed=1)
+    assert np.array_equal(labels, same)
+    assert (model.read(images) == labels).mean() > max(0.99, (model.read(as_drawn) == labels).mean())
+    moved = np.abs(images.astype(int) - as_drawn)
+    assert 0 < moved.mean() < 20
+    for other in (model.sample(200, seed=1, labeller_guidance=0), plain.sample(200, seed=1)):
+        assert np.array_equal(other[0], as_drawn)
+    assert np.array_equal(plain.sample(200, seed=1, labeller_guidance=1)[0], images)
+    as_asked = [each.sample(200, seed=1, relabel=False)[0] for each in (model, plain)]
+    assert np.array_equal(*as_asked)
+    with pytest.raises(RequestError, match="--labeller-guidance -1: use a number from 0"):
+        model.sample(2, labeller_guidance=-1)
+
+
+def test_guidance_needs_a_labeller(digits, small, tmp_path):
+    with pytest.raises(RequestError, match="labeller_guidance=1 needs labeller.enabled=true"):
+        small("sampling.labeller_guidance=1")
+    with pytest.raises(RequestError, match="alternatives.far.labeller_guidance=1 needs labeller"):
+        small("sampling.alternatives={far: {labeller_guidance: 1}}")
+    settings = (*LABELLED, "sampling.labeller_guidance=1", "data.labels=false")
+    model = train(digits, small(*settings), tmp_path / "run").model()
+    assert model.sample(3)[0].shape == (3, 8, 8, 1)
+    assert model.config.sampling.labeller_guidance == 0
+    with pytest.raises(RequestError, match="no labeller"):
+        model.sample(3, labeller_guidance=1)
+
+
 def test_an_interrupted_labeller_goes_on_to_the_same_weights(digits, small, tmp_path):
     config = small(*LABELLED, "privacy.noise_seed=1")
     train(digits, config, tmp_path / "whole")

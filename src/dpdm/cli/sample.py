@@ -44,6 +44,10 @@ def sample_command(
     guidance: Annotated[
         float | None, typer.Option(help="Classifier-free guidance, 0 for none.")
     ] = None,
+    labeller_guidance: Annotated[
+        float | None,
+        typer.Option(help="Move samples to where the release's labeller finds their label; 1 is far."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes the draw reproducible.")] = None,
     settings: Annotated[
         str | None, typer.Option(help="The release's named sampler settings, for example fid.")
@@ -72,6 +76,7 @@ def sample_command(
             sampler=sampler,
             steps=steps,
             guidance=guidance,
+            labeller_guidance=labeller_guidance,
             seed=seed,
             settings=settings,
             batch_size=batch_size,

@@ -287,6 +287,11 @@ class SamplerSettings(_Section):
         description="where there is a labeller, labels are what it finds in an image, together "
         "with the class that the image was drawn for, or alone: better for CNNs where it is good",
     )
+    labeller_guidance: NonNegative = Field(
+        0.0,
+        description="move samples to where the labeller finds their label, by so much of the "
+        "gradient of log p(label | image); teaches classifiers what the labeller knows",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -357,6 +362,13 @@ class Config(_Section):
         changed = getattr(self, section).model_copy(update=settings)
         return self.model_copy(update={section: changed})
 
+    def without_labeller(self) -> Self:
+        """The same without a labeller, and without what samples have of it."""
+        settings = self.sampling.alternatives.items()
+        alternatives = {n: s.model_copy(update={"labeller_guidance": 0.0}) for n, s in settings}
+        changed = self.with_settings("labeller", enabled=False)
+        return changed.with_settings("sampling", labeller_guidance=0.0, alternatives=alternatives)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         base = self.diffusion.base
@@ -389,6 +401,10 @@ class Config(_Section):
     def _check_sampling(self, key: str, settings: SamplerSettings) -> None:
         if settings.start == "prior" and not self.prior.enabled:
             raise ValueError(f"{key}.start=prior needs prior.enabled=true")
+        if settings.labeller_guidance and not self.labeller.enabled:
+            raise ValueError(
+                f"{key}.labeller_guidance={settings.labeller_guidance:g} needs labeller.enabled=true"
+            )
         if self.diffusion.sigma_range is None:
             return
         low, high = self.diffusion.sigma_range

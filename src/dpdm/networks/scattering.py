@@ -59,14 +59,19 @@ class Scattering(nn.Module):
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, features) float32, on the images' device."""
+    def forward(self, images: Tensor, smoothing: float = 0.0) -> Tensor:
+        """(N, features) float32, on the images' device.
+
+        With a ``smoothing`` s above 0, moduli are sqrt(|z|^2 + s^2) - s, which have a gradient
+        where nothing is seen (z = 0).
+        """
         x = (images + 1.0) / 2.0
         if self.shrinks:
             x = F.adaptive_avg_pool2d(x, self.size)
         grey = x.mean(1, keepdim=True)
-        first = _moduli(grey, self.fine, 1)
-        second = torch.cat([_moduli(grey, self.coarse, 2), _moduli(first, self.coarse, 2)], 1)
+        first = _moduli(grey, self.fine, 1, smoothing)
+        coarse = (_moduli(maps, self.coarse, 2, smoothing) for maps in (grey, first))
+        second = torch.cat(list(coarse), 1)
         zeroth_and_fine = self.rows @ torch.cat([grey, first], 1) @ self.columns.T
         maps = torch.cat([zeroth_and_fine, self.half_rows @ second @ self.half_columns.T], 1)
         found = F.group_norm(maps, _GROUPS).flatten(1)
@@ -76,14 +81,18 @@ class Scattering(nn.Module):
         return torch.cat([found, _COLOUR_GAIN * colours], 1)
 
 
-def _moduli(maps: Tensor, wavelets: Tensor, stride: int) -> Tensor:
+def _moduli(maps: Tensor, wavelets: Tensor, stride: int, smoothing: float) -> Tensor:
     """|maps * wavelets|: (N, K, H, W) to (N, K * orientations, H / stride, W / stride)."""
     count, planes, height, width = maps.shape
     radius = wavelets.shape[-1] // 2
     flat = maps.reshape(count * planes, 1, height, width)
     found = F.conv2d(flat, wavelets, padding=radius, stride=stride)
     real, imaginary = torch.split(found, ORIENTATIONS, dim=1)
-    return torch.hypot(real, imaginary).reshape(count, -1, *found.shape[-2:])
+    if smoothing:
+        moduli = (real.square() + imaginary.square() + smoothing**2).sqrt() - smoothing
+    else:
+        moduli = torch.hypot(real, imaginary)
+    return moduli.reshape(count, -1, *found.shape[-2:])
 
 
 def _morlets(sigma: float, frequency: float, radius: int) -> Tensor:

@@ -36,6 +36,7 @@ from dpdm.release.files import (
     read_statement,
     write_description,
 )
+from dpdm.release.guided import guided
 from dpdm.release.labelled import Reading, draw_as_labelled, fit_reading
 from dpdm.release.precision import autocast_dtype, place, resolve_device
 
@@ -136,6 +137,7 @@ class Model:
         sampler: str | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        labeller_guidance: float | None = None,
         seed: int | None = None,
         settings: str | None = None,
         batch_size: int | None = None,
@@ -151,12 +153,14 @@ class Model:
         Where the release has a labeller, it finds each label's class in its image (see
         ``draw_as_labelled``), unless ``relabel`` is False: then an image has the label that it was
         drawn for, whatever it shows; ``sampling.reading`` says whether the labeller finds it alone.
+        Images are then moved to where the labeller finds it, by ``labeller_guidance`` (``guided``).
         ``watch`` is told of every sampler step, as ``dpdm.diffusion.samplers`` has it.
 
         Raises:
             RequestError: count or batch size below 1, more images than memory holds, a seed or a
                 device that is none, unknown sampler, label or settings, guidance below 0 or without
-                labels, steps or guidance where there is no sampler.
+                labels, steps or guidance where there is no sampler, a labeller's guidance where
+                there is none.
         """
         count, seed = _whole("-n", count), None if seed is None else _whole("--seed", seed)
         if count < 1:
@@ -169,9 +173,16 @@ class Model:
             raise RequestError(f"--batch-size {batch_size}: the number must be at least 1")
         if steps is not None and steps < 1:
             raise RequestError(f"--steps {steps}: the number must be at least 1")
-        if guidance is not None and not 0 <= guidance < math.inf:
-            raise RequestError(f"--guidance {guidance:g}: use a number from 0, which is none")
+        scales = {"--guidance": guidance, "--labeller-guidance": labeller_guidance}
+        for option, value in scales.items():
+            if value is not None and not 0 <= value < math.inf:
+                raise RequestError(f"{option} {value:g}: use a number from 0, which is none")
         chosen = self.settings(settings)
+        towards = chosen.labeller_guidance if labeller_guidance is None else labeller_guidance
+        if towards and self.labeller is None and labeller_guidance is not None:
+            raise RequestError(
+                f"--labeller-guidance {towards:g}: this release has no labeller; use 0 or leave it out"
+            )
         generator = torch.Generator()
         if seed is None:
             generator.seed()
@@ -215,7 +226,18 @@ class Model:
             return draw(drawn), drawn
         alone = chosen.reading == "labeller"
         read = (lambda images, _: self.read(images)) if alone else self.read
-        return draw_as_labelled(draw, read, drawn), drawn
+        images = draw_as_labelled(draw, read, drawn)
+        if towards:
+            images = guided(
+                self.labeller,
+                images,
+                drawn,
+                scale=towards,
+                temperature=1.0 if self._reading is None else self._reading.temperature,
+                device=where,
+                progress=progress,
+            )
+        return images, drawn
 
     def read(self, images: Images, asked: Labels | None = None) -> Labels:
         """The labels (n,) that the labeller finds in images (n, H, W, C).

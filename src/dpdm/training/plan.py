@@ -169,7 +169,7 @@ def settle(config: Config, facts: PublicFacts) -> tuple[Config, Plan]:
         "pixels": math.prod(facts.shape),
     }
     if config.labeller.enabled and not facts.classes:
-        config = config.with_settings("labeller", enabled=False)
+        config = config.without_labeller()
     config = _with_fitting_batch(config, facts.public_size)
     plan, least = make_plan(config, **public), config.training.least_signal
     if not (least and config.prior.enabled and config.training.steps and config.privacy.enabled):
