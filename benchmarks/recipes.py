@@ -124,6 +124,7 @@ STAGES = {
     "preset, labeller": "tried: with a labeller (the preset of commit 0f31924)",
     "preset, shared": "tried: clusters share a covariance (the preset of commit 7d33183)",
     "preset, 0.4": "tried: 0.4 of epsilon for the prior (the preset of commit bcd4ce4)",
+    "preset, as drawn": "tried: samples as drawn (the preset of commit e1c76b6)",
     PRESET: "**the preset**",
     "GPU preset, two minutes": "tried: two minutes of gradient steps on one H100 (commit 20929b3)",
     ON_GPU: "the GPU preset, on one H200",

@@ -138,6 +138,8 @@ def stage_models(run: Run) -> list[StageModel]:
         stages.append(StageModel("After DP-SGD", after, replace(final, labeller=None)))
     if final.labeller is not None:
         relabelled = "the labeller finds each label's class in its image"
+        if config.sampling.labeller_guidance:
+            relabelled = "samples are moved to where the labeller finds their label"
         stages.append(StageModel("With labeller", relabelled, final))
     last = stages.pop()
     return [*stages, replace(last, description=f"the released model: {last.description}")]

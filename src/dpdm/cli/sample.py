@@ -46,7 +46,10 @@ def sample_command(
     ] = None,
     labeller_guidance: Annotated[
         float | None,
-        typer.Option(help="Move samples to where the release's labeller finds their label; 1 is far."),
+        typer.Option(
+            help="How far samples are moved to where the release's labeller finds their label, "
+            "0 for not at all; default: as the release has it."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes the draw reproducible.")] = None,
     settings: Annotated[

@@ -403,7 +403,8 @@ class Config(_Section):
             raise ValueError(f"{key}.start=prior needs prior.enabled=true")
         if settings.labeller_guidance and not self.labeller.enabled:
             raise ValueError(
-                f"{key}.labeller_guidance={settings.labeller_guidance:g} needs labeller.enabled=true"
+                f"{key}.labeller_guidance={settings.labeller_guidance:g} needs "
+                "labeller.enabled=true; set it to 0 or train one"
             )
         if self.diffusion.sigma_range is None:
             return

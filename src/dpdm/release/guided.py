@@ -61,7 +61,7 @@ def guided(
     """
     placed = copy.deepcopy(labeller).to(device)
     steps = math.ceil(scale / _LONGEST)
-    starts = range(0, len(images), BATCH)
+    cores = torch.get_num_threads() if device.type == "cpu" else 1
 
     def one(start: int) -> Images:
         chosen = slice(start, start + BATCH)
@@ -72,11 +72,12 @@ def guided(
         return to_uint8(x)
 
     moved = np.empty_like(images)
-    with Lanes(torch.get_num_threads() if device.type == "cpu" else 1) as lanes:
-        for start, part in zip(starts, lanes.map(one, starts), strict=True):
-            moved[start : start + BATCH] = part
+    with Lanes(cores) as lanes:
+        for first in range(0, len(images), cores * BATCH):  # who interrupts waits for these alone
+            stop = min(first + cores * BATCH, len(images))
+            moved[first:stop] = np.concatenate(list(lanes.map(one, range(first, stop, BATCH))))
             if progress is not None:
-                progress(min(start + BATCH, len(images)), len(images))
+                progress(stop, len(images))
     return moved
 
 

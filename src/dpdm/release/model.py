@@ -179,9 +179,10 @@ class Model:
                 raise RequestError(f"{option} {value:g}: use a number from 0, which is none")
         chosen = self.settings(settings)
         towards = chosen.labeller_guidance if labeller_guidance is None else labeller_guidance
-        if towards and self.labeller is None and labeller_guidance is not None:
+        if labeller_guidance and self.labeller is None:
             raise RequestError(
-                f"--labeller-guidance {towards:g}: this release has no labeller; use 0 or leave it out"
+                f"--labeller-guidance {labeller_guidance:g}: this release has no labeller; leave "
+                "it out"
             )
         generator = torch.Generator()
         if seed is None:
