@@ -91,13 +91,13 @@ def of_recipe(name: str, data: Path | None, folder: Path, epsilon: float, repeat
 
 
 def of_the_preset(name: str, epsilon: float) -> dict[str, float]:
-    """Accuracies of the preset's row in `recipes.py`, medians over the runs that are there."""
-    rows = [
-        row["accuracy"]
-        for row in recipes.lines_of(
-            lines_so_far(RESULTS / "recipes.jsonl"), name, f"{epsilon:g}", recipes.PRESET
-        )
-    ]
+    """Accuracies of the preset's row in `recipes.py`, medians over the runs that are there.
+
+    Of samples as they were drawn, where there are such runs: the table was made beside them.
+    """
+    lines, key = lines_so_far(RESULTS / "recipes.jsonl"), (name, f"{epsilon:g}")
+    found = (recipes.lines_of(lines, *key, each) for each in (recipes.AS_DRAWN, recipes.PRESET))
+    rows = [row["accuracy"] for row in next((each for each in found if each), [])]
     if not rows:
         raise SystemExit(
             f"error: no row of the preset for {name} at epsilon {epsilon:g}; first run "

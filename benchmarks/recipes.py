@@ -3,7 +3,8 @@
     python benchmarks/recipes.py --data /path/to/sets --work DIR        # on two cores
 
 Stages: the prior alone, with the whole budget; the preset as it is, pretrained network, gradient
-steps and labeller where it has them; and, with `--stage`, the paper's method at the same compute:
+steps and labeller where it has them; and, with `--stage`, the prior and a labeller that its samples
+are moved by, without a network, and the paper's method at the same compute:
 the preset's network from random weights and its batches, no statistics, no labeller, class as an
 embedding, Churn from pure noise. With `--ablation`, also the preset without its labeller, and
 before its gradient steps, of the same run. Each is sampled (60,000 images) and measured by the
@@ -100,8 +101,15 @@ ROWS = [
     if f"{name}-cpu-eps{epsilon}" in preset_names()
 ]
 BEGIN, END = "<!-- written by benchmarks/recipes.py -->", "<!-- end of benchmarks/recipes.py -->"
-PRIOR, PRESET, PAPER, ON_GPU = RELEASED = "prior alone", "preset", "paper's method", "GPU preset"
+PRIOR, LABELLED, PRESET, PAPER, ON_GPU = RELEASED = (
+    "prior alone",
+    "prior and labeller",
+    "preset",
+    "paper's method",
+    "GPU preset",
+)
 """Stages that are releases of runs of their own."""
+AS_DRAWN = "preset, as drawn"
 AS_FITTED = "prior alone, as fitted"
 HELD_OUT = "held-out"
 """The folder within `--work` of runs that see 50,000 training images."""
@@ -112,6 +120,7 @@ STAGES = {
     "prior alone, reduced": "tried: prior alone, a third of the detail (`prior.detail=reduced`)",
     AS_FITTED: "tried: prior alone, not calibrated (`prior.calibrate=false`)",
     PRIOR: "prior alone, all of epsilon",
+    LABELLED: "prior and labeller, samples moved to where it finds their label",
     "Pretrained": "the preset before its gradient steps, labels as asked for",
     "After DP-SGD": "the preset, labels as asked for",
     "preset, c_skip x": "tried: base c_skip x, sampling from 0.7 (the preset of commit cb40958)",
@@ -124,7 +133,7 @@ STAGES = {
     "preset, labeller": "tried: with a labeller (the preset of commit 0f31924)",
     "preset, shared": "tried: clusters share a covariance (the preset of commit 7d33183)",
     "preset, 0.4": "tried: 0.4 of epsilon for the prior (the preset of commit bcd4ce4)",
-    "preset, as drawn": "tried: samples as drawn (the preset of commit e1c76b6)",
+    AS_DRAWN: "tried: samples as drawn (the preset of commit e1c76b6)",
     PRESET: "**the preset**",
     "GPU preset, two minutes": "tried: two minutes of gradient steps on one H100 (commit 20929b3)",
     ON_GPU: "the GPU preset, on one H200",
@@ -139,6 +148,12 @@ ALONE = (
     "prior.detail=kept",
     "prior.calibrate=true",
 )
+WITH_LABELLER = (
+    *(each for each in ALONE if "labeller" not in each),
+    "labeller.enabled=true",
+    "sampling.labeller_guidance=1",
+)
+_LABELLERS_SHARE = {"10": 0.3, "1": 0.4, "0.2": 0.6}
 PAPERS = (
     "prior.enabled=false",
     "labeller.enabled=false",
@@ -229,6 +244,10 @@ def row_config(name: str, epsilon: str, stage: str, more: Sequence[str] = ()) ->
     presets = SETS[name].data
     if stage == ON_GPU:
         return load_config(f"{presets}-gpu-eps{epsilon}", more)
+    if stage == LABELLED:
+        share = _LABELLERS_SHARE[epsilon]
+        shares = f"labeller.share={share}", f"prior.share={1 - share:g}"
+        return load_config(f"{presets}-cpu-eps{epsilon}", [*WITH_LABELLER, *shares, *more])
     if stage != PAPER:
         alone = ALONE if stage == PRIOR else ()
         return load_config(f"{presets}-cpu-eps{epsilon}", [*alone, *more])
@@ -404,12 +423,14 @@ def summary(lines: Sequence[Line]) -> str:
                 continue
             alone = is_prior_alone(name, epsilon)
             prior, seconds = medians(name, epsilon, *([PRESET] if alone else [PRIOR, AS_FITTED]))
-            preset = "" if alone else medians(name, epsilon, PRESET)[0]
+            preset = "" if alone else medians(name, epsilon, PRESET, AS_DRAWN)[0]
+            labelled = medians(name, epsilon, LABELLED)[0]
             paper, feta = papers_cnn(name, epsilon), str(each.feta.get(epsilon, ""))
             card = medians(name, epsilon, ON_GPU)[0]
-            rows.append((f"{each.title}, {epsilon}", prior, seconds, preset, card, paper, feta))
-    header = ("set, epsilon", "prior alone", "its s", "preset", "GPU preset", "DPDM", "DP-FETA")
-    return padded(header, rows)
+            ours = prior, seconds, labelled, preset, card
+            rows.append((f"{each.title}, {epsilon}", *ours, paper, feta))
+    header = ("set, epsilon", "prior alone", "its s", "and labeller", "preset", "GPU preset")
+    return padded((*header, "DPDM", "DP-FETA"), rows)
 
 
 def summarise(lines: Sequence[Line], readme: Path) -> None:
