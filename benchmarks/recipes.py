@@ -245,9 +245,8 @@ def row_config(name: str, epsilon: str, stage: str, more: Sequence[str] = ()) ->
     if stage == ON_GPU:
         return load_config(f"{presets}-gpu-eps{epsilon}", more)
     if stage == LABELLED:
-        share = _LABELLERS_SHARE[epsilon]
-        shares = f"labeller.share={share}", f"prior.share={1 - share:g}"
-        return load_config(f"{presets}-cpu-eps{epsilon}", [*WITH_LABELLER, *shares, *more])
+        share = f"labeller.share={_LABELLERS_SHARE[epsilon]}"
+        return load_config(f"{presets}-cpu-eps{epsilon}", [*WITH_LABELLER, share, *more])
     if stage != PAPER:
         alone = ALONE if stage == PRIOR else ()
         return load_config(f"{presets}-cpu-eps{epsilon}", [*alone, *more])

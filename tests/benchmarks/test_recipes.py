@@ -119,3 +119,15 @@ def test_what_a_user_can_put_right_is_a_line(error, status, said, capsys) -> Non
         run_command(stopped)
     assert ended.value.code == status
     assert said in capsys.readouterr().err
+
+
+def test_prior_and_labeller_have_the_whole_budget_and_move_samples() -> None:
+    for name in recipes.SETS:
+        for epsilon in ("10", "1"):
+            config = recipes.row_config(name, epsilon, recipes.LABELLED)
+            assert config.labeller.enabled
+            assert config.training.steps == 0
+            assert config.sampling.labeller_guidance == 1
+            alone = recipes.row_config(name, epsilon, recipes.PRIOR)
+            assert alone.prior.calibrate == config.prior.calibrate
+            assert not alone.labeller.enabled
