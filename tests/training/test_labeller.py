@@ -202,13 +202,20 @@ def test_guidance_moves_samples_to_where_the_labeller_finds_their_label(digits, 
     assert np.array_equal(plain.sample(200, seed=1, labeller_guidance=1)[0], images)
     as_asked = [each.sample(200, seed=1, relabel=False)[0] for each in (model, plain)]
     assert np.array_equal(*as_asked)
-    with pytest.raises(RequestError, match="--labeller-guidance -1: use a number from 0"):
-        model.sample(2, labeller_guidance=-1)
+    for scale in (-1, 21, np.nan):
+        with pytest.raises(
+            RequestError, match=f"--labeller-guidance {scale:g}: use a number from 0"
+        ):
+            model.sample(2, labeller_guidance=scale)
 
 
 def test_guidance_needs_a_labeller(digits, small, tmp_path):
     with pytest.raises(RequestError, match=r"sampling\.labeller_guidance=1 needs"):
         small("sampling.labeller_guidance=1")
+    with pytest.raises(
+        RequestError, match=r"sampling\.labeller_guidance.*less than or equal to 20"
+    ):
+        small(*LABELLED, "sampling.labeller_guidance=21")
     with pytest.raises(RequestError, match=r"far\.labeller_guidance=1 needs"):
         small("sampling.alternatives={far: {labeller_guidance: 1}}")
     settings = (*LABELLED, "sampling.labeller_guidance=1", "data.labels=false")

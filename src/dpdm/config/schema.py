@@ -266,6 +266,10 @@ class TrainingConfig(_Section):
         return self.steps if self.max_steps is None else min(self.steps, self.max_steps)
 
 
+MOST_LABELLER_GUIDANCE = 20.0
+"""With 3 samples are no better than with 1, and more takes longer."""
+
+
 class SamplerSettings(_Section):
     """One way to sample; names and units of Karras et al. 2022, Algorithm 2."""
 
@@ -287,7 +291,7 @@ class SamplerSettings(_Section):
         description="where there is a labeller, labels are what it finds in an image, together "
         "with the class that the image was drawn for, or alone: better for CNNs where it is good",
     )
-    labeller_guidance: NonNegative = Field(
+    labeller_guidance: Annotated[Real, Field(ge=0, le=MOST_LABELLER_GUIDANCE)] = Field(
         0.0,
         description="move samples to where the labeller finds their label, by so much of the "
         "gradient of log p(label | image); teaches classifiers what the labeller knows",

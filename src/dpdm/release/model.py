@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dpdm import __version__
 from dpdm.config import Config, SamplerSettings
 from dpdm.config.loading import from_mapping
+from dpdm.config.schema import MOST_LABELLER_GUIDANCE
 from dpdm.diffusion.denoiser import Denoiser
 from dpdm.diffusion.generate import generate
 from dpdm.diffusion.images import to_model_space, to_uint8
@@ -173,10 +174,14 @@ class Model:
             raise RequestError(f"--batch-size {batch_size}: the number must be at least 1")
         if steps is not None and steps < 1:
             raise RequestError(f"--steps {steps}: the number must be at least 1")
-        scales = {"--guidance": guidance, "--labeller-guidance": labeller_guidance}
-        for option, value in scales.items():
-            if value is not None and not 0 <= value < math.inf:
-                raise RequestError(f"{option} {value:g}: use a number from 0, which is none")
+        if guidance is not None and not 0 <= guidance < math.inf:
+            raise RequestError(f"--guidance {guidance:g}: use a number from 0, which is none")
+        most = MOST_LABELLER_GUIDANCE
+        if labeller_guidance is not None and not 0 <= labeller_guidance <= most:
+            raise RequestError(
+                f"--labeller-guidance {labeller_guidance:g}: use a number from 0, which is none, "
+                f"to {most:g}"
+            )
         chosen = self.settings(settings)
         towards = chosen.labeller_guidance if labeller_guidance is None else labeller_guidance
         if labeller_guidance and self.labeller is None:
