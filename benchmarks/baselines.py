@@ -95,9 +95,9 @@ def of_the_preset(name: str, epsilon: float) -> dict[str, float]:
 
     Of samples as they were drawn, where there are such runs: the table was made beside them.
     """
-    lines, key = lines_so_far(RESULTS / "recipes.jsonl"), (name, f"{epsilon:g}")
-    found = (recipes.lines_of(lines, *key, each) for each in (recipes.AS_DRAWN, recipes.PRESET))
-    rows = [row["accuracy"] for row in next((each for each in found if each), [])]
+    lines, stages = lines_so_far(RESULTS / "recipes.jsonl"), (recipes.AS_DRAWN, recipes.PRESET)
+    found = recipes.lines_of(lines, name, f"{epsilon:g}", *stages)
+    rows = [row["accuracy"] for row in found]
     if not rows:
         raise SystemExit(
             f"error: no row of the preset for {name} at epsilon {epsilon:g}; first run "

@@ -148,11 +148,7 @@ ALONE = (
     "prior.detail=kept",
     "prior.calibrate=true",
 )
-WITH_LABELLER = (
-    *(each for each in ALONE if "labeller" not in each),
-    "labeller.enabled=true",
-    "sampling.labeller_guidance=1",
-)
+WITH_LABELLER = (*ALONE, "labeller.enabled=true", "sampling.labeller_guidance=1")
 _LABELLERS_SHARE = {"10": 0.3, "1": 0.4, "0.2": 0.6}
 PAPERS = (
     "prior.enabled=false",
@@ -350,10 +346,14 @@ def stage_options(stage: str) -> str:
     return f"--stage {PRESET} --ablation"
 
 
-def lines_of(lines: Sequence[Line], name: str, epsilon: str, stage: str) -> list[Line]:
-    """The runs of a row."""
-    key = (name, epsilon, stage)
-    return [line for line in lines if (line["set"], line["epsilon"], line["stage"]) == key]
+def lines_of(lines: Sequence[Line], name: str, epsilon: str, *stages: str) -> list[Line]:
+    """The runs of a row: of the first of these stages that has any."""
+    for stage in stages:
+        key = (name, epsilon, stage)
+        found = [line for line in lines if (line["set"], line["epsilon"], line["stage"]) == key]
+        if found:
+            return found
+    return []
 
 
 def table(lines: Sequence[Line], name: str) -> list[str]:
@@ -405,8 +405,7 @@ def summary(lines: Sequence[Line]) -> str:
     """The table of the README: medians of the CNN's accuracy, and the prior's seconds."""
 
     def medians(name: str, epsilon: str, *stages: str) -> tuple[str, str]:
-        rows = (lines_of(lines, name, epsilon, stage) for stage in stages)
-        found = next((row for row in rows if row), [])
+        found = lines_of(lines, name, epsilon, *stages)
         if not found:
             return "", ""
         accuracy = statistics.median(100 * line["accuracy"]["cnn"] for line in found)
